@@ -1,0 +1,1 @@
+"""Bulletin: run one-off container tasks, at most once, with a durable outcome."""

@@ -1,0 +1,1 @@
+"""The agent: runs containers on one machine."""

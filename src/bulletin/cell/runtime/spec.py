@@ -1,0 +1,1 @@
+"""The OCI configuration of a container, as a pure function."""

@@ -1,0 +1,1 @@
+"""Durable tasks behind one small Protocol."""
