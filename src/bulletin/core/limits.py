@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 # -- requests ---------------------------------------------------------------------------------------------------
-#: A desire carries a whole action tree and files; hundreds of kB are normal, more than this is an accident or an attack.
+#: A desire carries a whole action tree and files; hundreds of kB are normal, more than this is no accident.
 REQUEST_BYTES_MAX: Final = 16 * 1024 * 1024
 #: aiohttp's own default of 8 KiB a line is plenty; clients of the BBS send five headers.
 HEADER_BYTES_MAX: Final = 16 * 1024
