@@ -267,11 +267,11 @@ TABLE: dict[tuple[type[Operation], TaskState | None], tuple[TaskState | None, ..
     (Reject, P): (P, C),
     (Reject, R): (P, C),
     (Resolving, C): (S,),
-    (Deliver, S): (S,),
+    (Deliver, S): (S,),  # no event; the second time no change either
     (Delete, S): (None,),
     (Expire, P): (C,),
     (CellDisappeared, R): (C,),
-    (Demote, S): (C,),
+    (Demote, S): (C,),  # only while the callback was not delivered
     (Prune, C): (None,),
 }
 
@@ -303,6 +303,8 @@ def step(task: Task | None, operation: Operation, now: int, policy: Policy) -> S
     """
     if len(operation.guid) > IDENTIFIER_CHARACTERS_MAX:
         raise errors.bad_request()
+    if isinstance(operation, Desire) and len(operation.domain) > IDENTIFIER_CHARACTERS_MAX:
+        raise errors.bad_request()  # Before the guid is looked for: a row too wide is refused as such.
     kind = type(operation)
     state = None if task is None else task.state
     if (kind, state) not in TABLE:
@@ -333,8 +335,6 @@ def _refusal(task: Task | None, operation: Operation, policy: Policy) -> TaskErr
 
 
 def _desire(task: Task | None, operation: Desire, now: int, _policy: Policy) -> Step:
-    if len(operation.domain) > IDENTIFIER_CHARACTERS_MAX:
-        raise errors.bad_request()
     if task is not None and not task.delivered_at:
         raise TaskError(ErrorType.RESOURCE_EXISTS)
     created = Task(operation.guid, operation.domain, operation.definition, P, now, now)
@@ -379,8 +379,7 @@ def _reject(task: Task, operation: Reject, now: int, policy: Policy) -> Step:
         return Step(rejected, (TaskChanged(task, rejected),), (Stop(task.guid, task.cell_id),))
     after = _end(rejected, now, failed=True, reason=reason, result="")
     # One event only, for the failing; what it shows as before has the new count already (board-api.md section 6).
-    before = _with(task, rejection_count=rejected.rejection_count, rejection_reason=reason, updated_at=now, state=P)
-    return Step(after, (TaskChanged(before, after),), _end_effects(task))
+    return Step(after, (TaskChanged(rejected, after),), _end_effects(task))
 
 
 def _resolving(task: Task, _operation: Resolving, now: int, _policy: Policy) -> Step:
@@ -389,6 +388,8 @@ def _resolving(task: Task, _operation: Resolving, now: int, _policy: Policy) -> 
 
 
 def _deliver(task: Task, _operation: Deliver, now: int, _policy: Policy) -> Step:
+    if task.delivered_at:
+        return Step(task, changed=False)  # Told twice is told once: the retention runs from the first time.
     return Step(_with(task, delivered_at=now))
 
 
@@ -405,6 +406,8 @@ def _cell_disappeared(task: Task, _operation: CellDisappeared, now: int, _policy
 
 
 def _demote(task: Task, _operation: Demote, _now: int, _policy: Policy) -> Step:
+    if task.delivered_at:
+        raise errors.transition(S.label, C.label)  # Its outcome was told; a kick would tell it again.
     after = _with(task, state=C)
     return Step(after, (TaskChanged(task, after),))
 

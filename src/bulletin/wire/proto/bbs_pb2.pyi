@@ -227,6 +227,16 @@ class TaskRemovedEvent(_message.Message):
     task: Task
     def __init__(self, task: _Optional[_Union[Task, _Mapping]] = ...) -> None: ...
 
+class EmptyRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ErrorOnlyResponse(_message.Message):
+    __slots__ = ("error",)
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    error: Error
+    def __init__(self, error: _Optional[_Union[Error, _Mapping]] = ...) -> None: ...
+
 class Task(_message.Message):
     __slots__ = ("task_definition", "task_guid", "domain", "created_at", "updated_at", "first_completed_at", "state", "cell_id", "result", "failed", "failure_reason", "rejection_count", "rejection_reason")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):

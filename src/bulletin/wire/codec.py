@@ -1,0 +1,143 @@
+"""Request bodies to messages and messages to answer bodies, in protobuf or JSON.
+
+Protobuf is what clients of the BBS speak, whatever they say in ``Content-Type`` (board-api.md 1.2); JSON is for people
+and shells, asked for by ``application/json``. JSON names fields as the .proto files do, enums by name, 64-bit numbers
+as strings.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from google.protobuf import json_format
+from google.protobuf.message import DecodeError, Message
+
+from bulletin.core import errors
+from bulletin.core.errors import Blame, ErrorType, TaskError
+from bulletin.core.limits import (
+    JSON_REQUEST_BYTES_MAX,
+    REQUEST_BYTES_MAX,
+    REQUEST_FIELDS_MAX,
+    UNSCANNED_REQUEST_BYTES_MAX,
+)
+from bulletin.wire.jsontext import load_json
+from bulletin.wire.proto import bbs_pb2
+from bulletin.wire.routes import Route
+from bulletin.wire.scanning import scan
+
+__all__ = [
+    "JSON",
+    "PROTOBUF",
+    "decode_answer",
+    "decode_request",
+    "encode_answer",
+    "is_json",
+    "tasks_as_json",
+    "transcode",
+]
+
+PROTOBUF: Final = "application/x-protobuf"
+JSON: Final = "application/json"
+
+
+def is_json(content_type: str) -> bool:
+    """Whether ``content_type`` (a header's value, parameters allowed) asks for JSON; all else means protobuf."""
+    return content_type.partition(";")[0].strip().lower() == JSON
+
+
+def decode_request(route: Route, body: bytes, content_type: str) -> Message:
+    """The message of a request; an ``EmptyRequest`` for routes that have none.
+
+    Raises:
+        TaskError: InvalidRequest, ``the request received is invalid``, whatever is wrong with ``body``.
+    """
+    if route.request is None:
+        return bbs_pb2.EmptyRequest()
+    if is_json(content_type):
+        return _from_json(route.request, body)
+    return _from_protobuf(route.request, body)
+
+
+def encode_answer(message: Message, content_type: str) -> bytes:
+    """The body of an answer in the form of ``content_type``."""
+    if not is_json(content_type):
+        return message.SerializeToString()
+    return _to_json(message).encode()
+
+
+def decode_answer(route: Route, body: bytes) -> Message:
+    """The message of a protobuf answer.
+
+    Raises:
+        TaskError: InvalidProtobufMessage, when it cannot be read.
+    """
+    assert route.response is not None, f"{route.name} answers with a stream"
+    try:
+        return route.response.FromString(body)
+    except DecodeError as error:
+        text = f"failed to unmarshal proto: {error}"
+        raise TaskError(ErrorType.INVALID_PROTOBUF_MESSAGE, text, Blame.PEER) from error
+
+
+def transcode(route: Route, answer: bytes, content_type: str) -> bytes:
+    """An answer that is encoded protobuf already, in the form of ``content_type``."""
+    if not is_json(content_type):
+        return answer
+    return encode_answer(decode_answer(route, answer), content_type)
+
+
+def tasks_as_json(tasks: Iterable[bytes]) -> Iterator[bytes]:
+    """The JSON of a ``TasksResponse`` in pieces, one for each encoded task.
+
+    JSON takes a hundred times longer than protobuf, so a long listing is made piece by piece and the caller may let
+    others have a turn in between.
+    """
+    opening = '{"tasks": ['
+    for task in tasks:
+        yield (opening + _to_json(bbs_pb2.Task.FromString(task))).encode()
+        opening = ", "
+    yield b"{}" if opening != ", " else b"]}"
+
+
+def _to_json(message: Message) -> str:
+    return json.dumps(json_format.MessageToDict(message, preserving_proto_field_name=True))
+
+
+def _from_protobuf(kind: type[Message], body: bytes) -> Message:
+    size = len(body)
+    if size > REQUEST_BYTES_MAX:
+        raise errors.bad_request()
+    if size > UNSCANNED_REQUEST_BYTES_MAX:
+        scan(body, kind, REQUEST_FIELDS_MAX)
+    try:
+        message = kind.FromString(body)
+    except DecodeError as error:
+        raise errors.bad_request() from error
+    message.DiscardUnknownFields()
+    if size <= UNSCANNED_REQUEST_BYTES_MAX and message.ByteSize() != size:
+        # Something was unknown or written in another way than ours. A known field of a wrong type is among the unknown.
+        scan(body, kind, REQUEST_FIELDS_MAX)
+    return message
+
+
+def _from_json(kind: type[Message], body: bytes) -> Message:
+    if len(body) > JSON_REQUEST_BYTES_MAX:
+        raise errors.bad_request()
+    message = kind()
+    if not body.strip():
+        # As in protobuf, where a request of defaults is no bytes at all.
+        return message
+    value = load_json(body)
+    if not isinstance(value, dict):
+        raise errors.bad_request()
+    try:
+        json_format.ParseDict(value, message, ignore_unknown_fields=True)
+    except _JSON_FAULTS as error:
+        raise errors.bad_request() from error
+    return message
+
+
+#: json_format promises ParseError alone, but a value of the wrong kind gets as far as Python's own conversions.
+_JSON_FAULTS: Final = (json_format.ParseError, ValueError, TypeError, AttributeError, KeyError, OverflowError)
