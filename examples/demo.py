@@ -12,6 +12,7 @@ import os
 import queue
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,8 @@ from bulletin import Client, RunAction, Task, TaskDefinition, TaskState
 POLL_SECONDS = 1.0
 STEP_SECONDS_MAX = 60.0
 IMAGE = "docker:///busybox"
+#: Where an image without a host in its name comes from.
+REGISTRY = "registry-1.docker.io"
 
 
 def say(text: str) -> None:
@@ -60,17 +63,23 @@ def main() -> int:
 def bring_image(data: Path) -> None:
     """Pull busybox where a registry can be reached, else make it of the distribution's."""
     say(f"0. the image {IMAGE}")
-    pull = [sys.executable, "-m", "bulletin", "image", "pull", IMAGE, "--data", str(data), "--timeout", "60"]
-    if subprocess.run(pull, capture_output=True, check=False).returncode == 0:
-        print("pulled from its registry")
-        return
+    image = [sys.executable, "-m", "bulletin", "image"]
+    if can_reach(REGISTRY):
+        pull = subprocess.run([*image, "pull", IMAGE, "--data", str(data)], capture_output=True, check=False)
+        if pull.returncode == 0:
+            print(f"   pulled from {REGISTRY}")
+            return
     busybox = shutil.which("busybox") or "/bin/busybox"
-    subprocess.run(
-        [sys.executable, "-m", "bulletin", "image", "import", IMAGE, "--busybox", busybox, "--data", str(data)],
-        stdout=subprocess.DEVNULL,
-        check=True,
-    )
-    print(f"no registry can be reached from here: made of this distribution's {busybox} instead")
+    made = [*image, "import", IMAGE, f"busybox:{busybox}", "--data", str(data)]
+    subprocess.run(made, stdout=subprocess.DEVNULL, check=True)
+    print(f"   no registry can be reached from here: made of this distribution's {busybox} instead")
+
+
+def can_reach(host: str) -> bool:
+    """Whether a connection to ``host`` can be made at all: trying a pull without one takes its retries' time."""
+    with contextlib.suppress(OSError), socket.create_connection((host, 443), timeout=3.0):
+        return True
+    return False
 
 
 @contextlib.contextmanager
