@@ -23,9 +23,14 @@ def sweep(desk, clock):
             self.scheduler = Scheduler(desk.writer, self.cells, placement.Policy())
             self.cells.listener = self.scheduler
             self.called: list[str] = []
-            self.converger = Converger(
-                desk.writer, desk.store, self.cells, self.scheduler, clock, settings, deliver=self.called.append
-            )
+            self.held: set[str] = set()
+            self.converger = Converger(desk.writer, desk.store, self.cells, self.scheduler, clock, settings, self)
+
+        def submit(self, guid: str) -> None:
+            self.called.append(guid)
+
+        def holds(self, guid: str) -> bool:
+            return guid in self.held
 
         async def after(self, seconds: float) -> None:
             clock.seconds += seconds
@@ -79,6 +84,16 @@ async def test_a_resolver_that_died_loses_the_task_and_the_callback_is_tried_aga
     await sweep.after(31)
     assert desk.writer.tasks["g"].state is TaskState.COMPLETED
     assert sweep.called == ["g"]
+
+
+async def test_a_resolver_that_is_slow_and_ours_keeps_the_task(desk, definition, sweep):
+    await desired(desk, definition, completion_callback_url="http://x/")
+    await desk.writer.apply(Cancel("g"))
+    await desk.writer.apply(Resolving("g"))
+    sweep.held.add("g")
+    await sweep.after(31)
+    assert desk.writer.tasks["g"].state is TaskState.RESOLVING
+    assert sweep.called == []
 
 
 async def test_nobody_came_for_a_completed_task(desk, definition, sweep):

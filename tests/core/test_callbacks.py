@@ -165,6 +165,16 @@ def test_a_policy_out_of_range_is_refused(fields):
         Policy(**fields)
 
 
+def test_the_ends_of_the_ranges_are_in_them():
+    assert decided(1, TimedOut(), Policy(1)) == Leave("no answer in time at attempt 1, the last")
+    assert decided(3, TimedOut(), Policy(4, 0.5, 10, 100)) == Again(50)
+    assert decided(3, TimedOut(), Policy(4, 0.5, 1, 100)) == Again(0.5)
+
+
+def test_defaults():
+    assert Policy() == Policy(3, 0.5, 2.0, 5.0, 0.25, 120.0)
+
+
 @pytest.mark.parametrize(("attempt", "jitter"), [(0, 0.0), (1, -0.1), (1, 1.0)])
 def test_arguments_out_of_range_are_a_defect(attempt, jitter):
     with pytest.raises(AssertionError):

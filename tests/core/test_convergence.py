@@ -100,6 +100,17 @@ def test_without_any_cell_every_running_task_fails():
     ]
 
 
+def test_defaults():
+    assert Policy() == Policy(
+        repeat_interval_seconds=30,
+        kick_task_seconds=30,
+        expire_pending_task_seconds=1800,
+        expire_completed_task_seconds=120,
+        callback_expiry_seconds=120,
+        resolved_retention_seconds=5,
+    )
+
+
 def test_the_bounds_are_the_operators():
     policy = Policy(
         kick_task_seconds=0.5,

@@ -229,6 +229,10 @@ def test_the_most_advanced_check_wins_in_any_order_of_zones(cells, text):
         ([Resources(100, 9, 0)], "insufficient resources: containers, disk"),
         ([Resources(0, 0, 0)], "insufficient resources: containers, disk, memory"),
         ([Resources(-5, 100, 1)], "insufficient resources: memory"),
+        # Just enough is not lacking.
+        ([Resources(9, 10, 1)], "insufficient resources: memory"),
+        ([Resources(10, 9, 1)], "insufficient resources: disk"),
+        ([Resources(10, 10, 0)], "insufficient resources: containers"),
         # Only what is lacking on every cell is named.
         ([Resources(9, 9, 1), Resources(9, 100, 1)], "insufficient resources: memory"),
         ([Resources(9, 100, 1), Resources(100, 9, 1)], "insufficient resources"),
@@ -292,9 +296,11 @@ def test_the_same_request_is_told_anew_once_something_was_placed():
         "c": "insufficient resources: disk",
         "d": "insufficient resources: disk",
     }
-    made = plan([a_cell(available=Resources(40, 50, 1))], tasks, REJECT)
-    assert dict(made.refusals)["a"] == "insufficient resources: disk"
-    assert dict(made.refusals)["d"] == "insufficient resources: containers, disk"
+    made = plan([a_cell(available=Resources(40, 50, 1))], [tasks[0], tasks[1], tasks[3]], REJECT)
+    assert dict(made.refusals) == {
+        "a": "insufficient resources: disk",
+        "d": "insufficient resources: containers, disk",
+    }
 
 
 def test_a_cell_without_disk_holds_what_wants_none():
@@ -349,6 +355,17 @@ def test_the_scores_of_the_specification(fields, points):
     assert score(a_cell(**fields), Resources(10, 10), WAIT) == pytest.approx(points)
 
 
+def test_the_smallest_of_cells_can_be_used_up():
+    assert score(a_cell(total=Resources(1, 1, 1)), Resources(1, 1), WAIT) == pytest.approx(1)
+
+
+def test_a_task_placed_is_one_more_that_starts():
+    # The second task finds one task on each; c2 is fuller, but what is on c1 is still being made.
+    cells = [a_cell("c1"), a_cell("c2", available=Resources(80, 80, 99), task_count=1)]
+    made = plan(cells, [a_task("g1"), a_task("g2")], WAIT)
+    assert made.placements == (("g1", "c1"), ("g2", "c2"))
+
+
 def test_the_weight_of_starting_containers_is_the_operators():
     policy = Policy(starting_container_weight=0.33)
     assert score(a_cell(starting_count=2), Resources(10, 10), policy) == pytest.approx(0.73)
@@ -356,6 +373,10 @@ def test_the_weight_of_starting_containers_is_the_operators():
     cells = [a_cell("c1", available=Resources(55, 55, 100)), a_cell("c2", starting_count=1)]
     assert plan(cells, [a_task()], Policy(starting_container_weight=0.25)).placements == (("g", "c2"),)
     assert plan(cells, [a_task()], Policy(starting_container_weight=0.33)).placements == (("g", "c1"),)
+
+
+#: Never wins, but is so large that a task costs next to nothing on it, which makes a search look further.
+CROWD = a_cell("crowd", total=Resources(10**6, 10**6, 10**6), task_count=99)
 
 
 @pytest.mark.parametrize(
@@ -370,8 +391,9 @@ def test_the_weight_of_starting_containers_is_the_operators():
 )
 def test_the_lower_score_wins_wherever_it_stands(better, worse):
     cells = [a_cell("better", **better), a_cell("worse", **worse)]
-    assert plan(cells, [a_task()], WAIT).placements == (("g", "better"),)
-    assert plan(cells[::-1], [a_task()], WAIT).placements == (("g", "better"),)
+    for others in ([], [CROWD]):
+        assert plan([*cells, *others], [a_task()], WAIT).placements == (("g", "better"),)
+        assert plan([*others, *cells[::-1]], [a_task()], WAIT).placements == (("g", "better"),)
 
 
 def test_the_first_given_wins_among_equals():
@@ -388,8 +410,9 @@ def test_the_first_given_wins_among_equals_of_different_size():
     ]
     task = a_task(memory_mb=32, disk_mb=32)
     assert len({score(cell, task.resources, WAIT) for cell in cells}) == 1
-    assert plan(cells, [task], WAIT).placements == (("g", "small"),)
-    assert plan(cells[::-1], [task], WAIT).placements == (("g", "large"),)
+    for others in ([], [CROWD]):
+        assert plan([*cells, *others], [task], WAIT).placements == (("g", "small"),)
+        assert plan([*others, *cells[::-1]], [task], WAIT).placements == (("g", "large"),)
 
 
 def test_the_first_given_wins_among_equals_of_different_constraints():
@@ -403,6 +426,13 @@ def test_the_first_given_wins_among_equals_of_different_constraints():
 def test_a_bigger_cell_is_less_used_by_the_same_task():
     cells = [a_cell("small"), a_cell("big", total=Resources(1000, 1000, 1000))]
     assert plan(cells, [a_task()], WAIT).placements == (("g", "big"),)
+
+
+def test_a_fuller_cell_may_win_by_its_size():
+    big = Resources(1000, 1000, 1000)
+    cells = [a_cell("small"), a_cell("big", big, available=Resources(990, 990, 990))]
+    assert plan(cells, [a_task()], WAIT).placements == (("g", "big"),)
+    assert plan(cells, [a_task(memory_mb=0, disk_mb=0)], WAIT).placements == (("g", "small"),)
 
 
 def test_a_cell_without_room_does_not_stop_the_search():
@@ -601,22 +631,47 @@ def test_the_winner_is_the_one_a_plain_search_finds(cells, tasks, weight):
             assert (guid in waiting) == could
 
 
+# -- bounded work; looks into a cell are counted, as time would say nothing certain ------------------------------
+
+
+@pytest.fixture
+def looks(monkeypatch) -> list[str]:
+    """The ids of the cells looked into, one for each look."""
+    looked: list[str] = []
+    holds = placement._Room.holds
+
+    def noted(room, memory_mb: int, disk_mb: int) -> bool:
+        looked.append(room.cell_id)
+        return holds(room, memory_mb, disk_mb)
+
+    monkeypatch.setattr(placement._Room, "holds", noted)
+    return looked
+
+
+def test_one_task_does_not_search_cells_that_cannot_win(looks):
+    cells = [a_cell(f"c{number}", available=Resources(90, 90, 90)) for number in range(50)]
+    assert plan(cells, [a_task()], WAIT).placements == (("g", "c0"),)
+    assert len(looks) <= len(cells) + 2  # One look each to begin with, one to find it, one after the award.
+
+
 @pytest.mark.parametrize("policy", [WAIT, REJECT])
-def test_thousands_of_tasks_without_room_are_told_without_a_search_for_each(policy, monkeypatch):
-    """Bounded work rather than bounded time: looks into a cell are counted."""
-    looks = 0
-    look = placement._Room.holds
-
-    def counted(room, memory_mb: int, disk_mb: int) -> bool:
-        nonlocal looks
-        looks += 1
-        return look(room, memory_mb, disk_mb)
-
-    monkeypatch.setattr(placement._Room, "holds", counted)
+def test_thousands_of_alike_tasks_without_room_are_told_without_a_search_for_each(policy, looks):
     # Something small and something with a different constraint keep every cell worth looking at.
     cells = [a_cell(f"c{number}", available=Resources(50, 50, 100)) for number in range(20)]
     tasks = [*some_tasks(5_000, 60), a_task("small", 1, 1), a_task("other", 70, 1, rootfs="docker:///b")]
     made = plan(cells, tasks, policy)
     assert dict(made.placements) == {"small": "c0"}
     assert len(made.waiting) + len(made.refusals) == 5_001
-    assert looks <= 4 * len(cells)
+    assert len(looks) <= 4 * len(cells)
+
+
+@pytest.mark.parametrize("policy", [WAIT, REJECT])
+def test_thousands_of_different_tasks_without_room_are_told_without_a_search_for_each(policy, looks):
+    cells = [a_cell(f"c{number}", available=Resources(50, 50, 100)) for number in range(19)]
+    cells.append(a_cell("roomy", Resources(100, 10_000, 100)))
+    # The first takes the only room there was for the others, and the last keeps every cell worth looking at.
+    tasks = [a_task("first", 90), *(a_task(f"g{disk_mb}", 60, disk_mb) for disk_mb in range(2_000)), a_task("last", 1)]
+    made = plan(cells, tasks, policy)
+    assert [guid for guid, _ in made.placements] == ["first", "last"]
+    assert len(made.waiting) + len(made.refusals) == 2_000
+    assert len(looks) <= 4 * len(cells)

@@ -64,6 +64,10 @@ class Callbacks:
             self._workers.add(worker)
             worker.add_done_callback(self._workers.discard)
 
+    def holds(self, guid: str) -> bool:
+        """Whether the task waits here or is being told; nobody else should take it on (S8)."""
+        return guid in self._known
+
     async def run(self) -> None:
         """Delete delivered tasks when their retention ends; for ever. Recovers those of an earlier board first."""
         for kept in sorted(self._writer.tasks.values(), key=lambda kept: kept.delivered_at):
@@ -106,11 +110,12 @@ class Callbacks:
         try:
             await self._writer.apply(Resolving(guid))
             delivered = await self._deliver(task)
-            if delivered:
-                await self._writer.apply(Deliver(guid))
-                now = self._writer.tasks.get(guid)
-                if now is not None and now.delivered_at:
-                    self._retain(guid, now.delivered_at)
+            # Told for long enough, the task may have been deleted and its guid desired again: that one was not told.
+            now = self._writer.tasks.get(guid)
+            if delivered and now is not None and now.created_at == task.created_at:
+                step = await self._writer.apply(Deliver(guid))
+                assert step.task is not None
+                self._retain(guid, step.task.delivered_at)
         except TaskError as error:
             # Somebody else resolves or deleted it, or the store was lost: either way it is not ours any more.
             log.info("callback.dropped", task_guid=guid, error=error.message)

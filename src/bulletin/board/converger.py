@@ -7,9 +7,9 @@ waits behind a sweep of many thousands.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import islice
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
@@ -34,6 +34,18 @@ _SLICE_TASKS: Final = 500
 _CELL_SWEEP_SECONDS: Final = 1.0
 
 
+class Tellers(Protocol):
+    """Who tells callbacks."""
+
+    def submit(self, guid: str) -> None:
+        """Tell the callback of a Completed task."""
+        ...
+
+    def holds(self, guid: str) -> bool:
+        """Whether it is being told."""
+        ...
+
+
 class Converger:
     """Sweeps the tasks every ``converge_repeat_interval``, the first time one interval after the start."""
 
@@ -45,8 +57,7 @@ class Converger:
         scheduler: Scheduler,
         clock: Clock,
         settings: BoardSettings,
-        *,
-        deliver: Callable[[str], None],
+        callbacks: Tellers,
     ) -> None:
         self._writer = writer
         self._store = store
@@ -54,7 +65,7 @@ class Converger:
         self._scheduler = scheduler
         self._clock = clock
         self._settings = settings
-        self._deliver = deliver
+        self._callbacks = callbacks
         self._policy = convergence.Policy(
             repeat_interval_seconds=settings.converge_repeat_interval_seconds,
             kick_task_seconds=settings.kick_task_duration_seconds,
@@ -101,6 +112,8 @@ class Converger:
         changed = 0
         takers = bool(self._cells.states())
         for task, verdict in convergence.sweep(tasks, present, self._clock.now_ns(), self._policy):
+            if self._callbacks.holds(task.guid):
+                continue  # three slow attempts outlast the kick; who is being told is not forgotten
             operations = verdict.operations
             if verdict.place and not takers and self._cells.holder(task.guid) is None:
                 operations = (*operations, Reject(task.guid, placement.NO_CELLS))
@@ -115,5 +128,5 @@ class Converger:
                     break
             else:
                 if verdict.callback:
-                    self._deliver(task.guid)
+                    self._callbacks.submit(task.guid)
         return changed

@@ -64,9 +64,7 @@ class Reign:
         )
         self.cells.listener = self.scheduler
         self.callbacks = Callbacks(self.writer, clock, settings)
-        self.converger = Converger(
-            self.writer, store, self.cells, self.scheduler, clock, settings, deliver=self.callbacks.submit
-        )
+        self.converger = Converger(self.writer, store, self.cells, self.scheduler, clock, settings, self.callbacks)
 
     async def load(self) -> None:
         """Fill the memory and find the work again that an earlier board left.

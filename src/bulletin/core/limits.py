@@ -136,8 +136,8 @@ DESTROY_PAUSE_SECONDS_MAX: Final = 30.0
 LINK_OPEN_SECONDS_MAX: Final = 10.0
 #: The longest pause between two tries to reach the board; a board that is back is found within it (L6).
 LINK_PAUSE_SECONDS_MAX: Final = 2.0
-#: Frames that may wait for the board to read them; beyond them the link is dropped and everything is said again.
-LINK_FRAMES_WAITING_MAX: Final = 10_000
+#: Frames that may wait for the board to read them; beyond this the link is dropped and everything is said again.
+LINK_WAITING_BYTES_MAX: Final = 64 * 1024 * 1024
 #: Tasks a cell knows of at once: its containers, and outcomes the board has not acknowledged.
 CELL_TASKS_MAX: Final = 20_000
 

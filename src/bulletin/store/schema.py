@@ -82,10 +82,11 @@ outputs = Table(
 lease = Table(
     "lease",
     metadata,
-    Column("id", SmallInteger, CheckConstraint("id = 1", name="single"), primary_key=True, autoincrement=False),
+    Column("id", SmallInteger, primary_key=True, autoincrement=False),
     Column("owner", Text, nullable=False),
     Column("epoch", BigInteger, nullable=False),
     Column("expires_at", BigInteger, nullable=False),
+    CheckConstraint("id = 1", name="single"),
 )
 
 #: Facts about the store itself, such as which key its definitions are sealed with (board-api.md section 13).

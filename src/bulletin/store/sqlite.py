@@ -1,8 +1,11 @@
 """A store in one SQLite file, for one board on one machine.
 
-Everything runs on the loop's own thread: handing rows to a thread costs three times what the thread's fsync would hide
-(docs/adr), so ``commit`` is a coroutine that never suspends. The file belongs to one process at a time, by a lock file
-beside it that the process's death releases. Two boards on two machines cannot share it (WAL needs shared memory).
+Rows are bound on the loop's own thread, and ``commit`` is a coroutine that never suspends: a thread would fight the
+loop for the interpreter lock at every row, which was measured to cost three times the fsync it hides. The file belongs
+to one process at a time, by a lock file beside it that the process's death releases.
+
+Wart: on a disk whose fsync is slow the loop stands still that long with every commit; PostgreSQL is for that. And two
+machines cannot share the file, which a write-ahead log does not allow.
 """
 
 from __future__ import annotations
@@ -115,13 +118,14 @@ class SqliteStore:
             with self._translated():
                 self._connection = self._connect()
                 self._migrate(self._connection)
-                self._checkpointer = Checkpointer(self._connect(), self._descriptor, log_pages=self._log_pages)
+                theirs = self._connect(check_same_thread=False)
+                self._checkpointer = Checkpointer(theirs, self._descriptor, log_pages=self._log_pages)
             with self._transaction() as connection:
                 # Whoever had the file before us is gone, or we would not hold the lock: its lease is over.
                 connection.execute("UPDATE lease SET owner = '', expires_at = 0 WHERE owner <> ''")
         except OSError as error:
             await self.close()
-            raise StoreError(f"cannot open {error.filename}: {error.strerror}") from error
+            raise StoreError(f"cannot open {self._path}: {error}") from error
         except BaseException:
             await self.close()
             raise
@@ -196,7 +200,7 @@ class SqliteStore:
         """See ``api.Store``."""
         with self._translated():
             row = self._opened().execute("SELECT lines FROM outputs WHERE guid = ?", (guid,)).fetchone()
-        return None if row is None else bytes(row[0])
+        return None if row is None else row[0]
 
     async def prune_outputs(self, now: int, bytes_max: int) -> None:
         """See ``api.Store``. In several transactions when there is much to drop; each leaves fewer outputs."""
@@ -233,9 +237,10 @@ class SqliteStore:
                 self._descriptor = -1
             self._lock.release()
 
-    def _connect(self) -> sqlite3.Connection:
-        # Used by one thread at a time, but not always by the one that made it: see Checkpointer.
-        connection = sqlite3.connect(self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    def _connect(self, *, check_same_thread: bool = True) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=check_same_thread
+        )
         try:
             connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
             (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
@@ -252,15 +257,14 @@ class SqliteStore:
 
     def _migrate(self, connection: sqlite3.Connection) -> None:
         names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        version = None
-        if "alembic_version" in names:
-            row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
-            if row == (migration.HEAD,):
-                return
-            version = None if row is None else str(row[0])
-        elif names:
+        if not names:
+            migration.fill_sqlite(connection)
+            return
+        if "alembic_version" not in names:
             raise StoreError(f"{self._path} is a database, but not one of a board")
-        migration.upgrade_sqlite(self._path, version)
+        row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+        if row != (migration.HEAD,):
+            migration.upgrade_sqlite(self._path, None if row is None else str(row[0]))
 
     def _decode(self, row: Row) -> Task | BrokenRow:
         try:
@@ -285,6 +289,9 @@ class SqliteStore:
         connection = self._opened()
         with self._translated():
             try:
+                if connection.in_transaction:
+                    # An earlier rollback failed as well.
+                    connection.execute("ROLLBACK")
                 connection.execute("BEGIN IMMEDIATE")
                 yield connection
                 connection.execute("COMMIT")

@@ -23,7 +23,7 @@ _LIBRARY_LEVEL: Final = logging.WARNING
 
 
 def configure(level: str, stream: TextIO | None = None) -> None:
-    """Write logs of ``level`` and above to ``stream`` (standard error when left out).
+    """Write logs of ``level`` and above to ``stream`` (when left out, whatever is standard error at the time).
 
     Raises:
         ValueError: no such level; the text names those there are.
@@ -32,7 +32,6 @@ def configure(level: str, stream: TextIO | None = None) -> None:
         msg = f"log level: {level!r} is none of {', '.join(LEVELS)}"
         raise ValueError(msg)
     number = logging.getLevelNamesMapping()[level.upper()]
-    target = sys.stderr if stream is None else stream
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -44,7 +43,7 @@ def configure(level: str, stream: TextIO | None = None) -> None:
             structlog.processors.JSONRenderer(default=str),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=_LineLoggerFactory(target),
+        logger_factory=_LineLoggerFactory(stream),
         cache_logger_on_first_use=True,
     )
     root = logging.getLogger()
@@ -57,13 +56,14 @@ def configure(level: str, stream: TextIO | None = None) -> None:
 class _LineLogger:
     """Writes finished lines; knows the name of the module that logs."""
 
-    def __init__(self, source: str, stream: TextIO) -> None:
+    def __init__(self, source: str, stream: TextIO | None) -> None:
         self.source = source
         self._stream = stream
 
     def msg(self, line: str) -> None:
-        self._stream.write(line + "\n")
-        self._stream.flush()
+        stream = sys.stderr if self._stream is None else self._stream
+        stream.write(line + "\n")
+        stream.flush()
 
     debug = info = warning = error = exception = critical = msg
 
@@ -71,7 +71,7 @@ class _LineLogger:
 class _LineLoggerFactory:
     """``structlog.get_logger(source)``."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream
 
     def __call__(self, source: str = "bulletin") -> _LineLogger:

@@ -49,9 +49,9 @@ def pairs(variables: Iterable[bbs_pb2.EnvironmentVariable]) -> tuple[tuple[str, 
     return tuple((variable.name, variable.value) for variable in variables)
 
 
-def variables(pairs: Iterable[tuple[str, str]]) -> list[bbs_pb2.EnvironmentVariable]:
+def variables(named: Iterable[tuple[str, str]]) -> list[bbs_pb2.EnvironmentVariable]:
     """(name, value) pairs as messages, in order."""
-    return [bbs_pb2.EnvironmentVariable(name=name, value=value) for name, value in pairs]
+    return [bbs_pb2.EnvironmentVariable(name=name, value=value) for name, value in named]
 
 
 # -- reading -----------------------------------------------------------------------------------------------------

@@ -59,9 +59,9 @@ def count_destinations(text: str) -> int:
 def _is_destination(text: str) -> bool:
     if _IPV4_NETWORK.fullmatch(text):
         return True
-    # The first of the two signs decides what it is.
     head, slash, tail = text.partition("/")
-    if slash and "-" not in head:
+    if slash:
+        # No end of a range may have a prefix, so with a slash it is a network or nothing.
         return _is_cidr(head, tail)
     head, dash, tail = text.partition("-")
     first = parse_ip(head)

@@ -149,14 +149,10 @@ def check_presence(presence: bbs_pb2.CellPresence) -> None:
     Raises:
         InvalidHello: the first field that breaks a rule.
     """
+    _check_identifier("cell_id", presence.cell_id)
+    _check_length("zone", presence.zone)
     capacity = presence.capacity
     rules = (
-        ("cell_id", "must not be empty", bool(presence.cell_id)),
-        (
-            "cell_id",
-            f"must have at most {IDENTIFIER_CHARACTERS_MAX} characters",
-            len(presence.cell_id) <= IDENTIFIER_CHARACTERS_MAX,
-        ),
         ("rep_address", "must not be empty", bool(presence.rep_address)),
         (
             "rep_url",
@@ -186,8 +182,7 @@ def check_hello(hello: link_pb2.Hello) -> None:
     """
     if hello.protocol != PROTOCOL:
         raise InvalidHello("protocol", f"must be {PROTOCOL}, not {hello.protocol}")
-    if not hello.incarnation:
-        raise InvalidHello("incarnation", "must not be empty")
+    _check_identifier("incarnation", hello.incarnation)
     check_presence(hello.presence)
     seen: set[str] = set()
     for held in hello.held:
@@ -201,3 +196,14 @@ def check_hello(hello: link_pb2.Hello) -> None:
 
 
 _PHASES = frozenset({link_pb2.Held.STARTING, link_pb2.Held.RUNNING, link_pb2.Held.REPORTING, link_pb2.Held.LEAVING})
+
+
+def _check_identifier(field: str, text: str) -> None:
+    if not text:
+        raise InvalidHello(field, "must not be empty")
+    _check_length(field, text)
+
+
+def _check_length(field: str, text: str) -> None:
+    if len(text) > IDENTIFIER_CHARACTERS_MAX:
+        raise InvalidHello(field, f"must have at most {IDENTIFIER_CHARACTERS_MAX} characters")

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from typing import Final
+from functools import cache
+from typing import Final, NamedTuple, cast
 
 from google.protobuf import json_format
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError, Message
 
 from bulletin.core import errors
@@ -130,10 +132,9 @@ def _from_json(kind: type[Message], body: bytes) -> Message:
         # As in protobuf, where a request of defaults is no bytes at all.
         return message
     value = load_json(body)
-    if not isinstance(value, dict):
-        raise errors.bad_request()
+    _check_objects(value, cast("Descriptor", kind.DESCRIPTOR))
     try:
-        json_format.ParseDict(value, message, ignore_unknown_fields=True)
+        json_format.ParseDict(cast("dict[str, object]", value), message, ignore_unknown_fields=True)
     except _JSON_FAULTS as error:
         raise errors.bad_request() from error
     return message
@@ -141,3 +142,42 @@ def _from_json(kind: type[Message], body: bytes) -> Message:
 
 #: json_format promises ParseError alone, but a value of the wrong kind gets as far as Python's own conversions.
 _JSON_FAULTS: Final = (json_format.ParseError, ValueError, TypeError, AttributeError, KeyError, OverflowError)
+
+
+def _check_objects(value: object, descriptor: Descriptor) -> None:
+    """Refuse anything but an object where a message belongs: json_format takes a text or a list for an empty one."""
+    if not isinstance(value, dict):
+        raise errors.bad_request()
+    inner_types = _inner_types(descriptor)
+    for name, member in value.items():
+        inner = inner_types.get(name)
+        if inner is None or member is None:
+            continue
+        if not inner.repeated:
+            _check_objects(member, inner.descriptor)
+        # That a list is a list and a map an object, json_format sees to.
+        elif isinstance(member, list):
+            for item in member:
+                _check_objects(item, inner.descriptor)
+        elif isinstance(member, dict):
+            for item in member.values():
+                _check_objects(item, inner.descriptor)
+
+
+class _Inner(NamedTuple):
+    descriptor: Descriptor
+    #: A list of messages, or a map to them.
+    repeated: bool
+
+
+@cache
+def _inner_types(descriptor: Descriptor) -> dict[str, _Inner]:
+    """The fields of ``descriptor`` that hold messages, by both names JSON may use."""
+    found: dict[str, _Inner] = {}
+    for field in descriptor.fields:
+        inner = field.message_type
+        if inner is not None and inner.GetOptions().map_entry:
+            inner = inner.fields_by_name["value"].message_type
+        if inner is not None:
+            found[field.name] = found[field.json_name] = _Inner(inner, field.is_repeated)
+    return found

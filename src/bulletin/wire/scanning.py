@@ -63,7 +63,7 @@ def _walk(body: bytes, descriptor: Descriptor, fields_max: int) -> None:
     position, end = 0, len(body)
     #: Where the outer messages end, and what they are.
     outer: list[tuple[int, dict[int, _Field]]] = []
-    for _ in range(fields_max):
+    for _ in range(fields_max + 1):
         while position == end:
             if not outer:
                 return

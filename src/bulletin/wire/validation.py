@@ -74,7 +74,7 @@ class _Problems(list[str]):
     def complain(self) -> None:
         """Raise what there is."""
         if self:
-            raise errors.invalid_fields(self)
+            raise errors.invalid_fields(self[:PROBLEMS_MAX])
 
 
 # -- requests ----------------------------------------------------------------------------------------------------
@@ -329,7 +329,7 @@ def _check_tree(action: bbs_pb2.Action, problems: _Problems) -> None:
 
 
 class _Actions:
-    """Checks one tree. After the first sign that it is too deep or too large it looks no further."""
+    """Checks one tree. Once there are too many actions it looks no further."""
 
     __slots__ = ("left", "problems")
 
@@ -342,12 +342,10 @@ class _Actions:
         if not levels:
             problems.add(TOO_DEEP)
             return
-        if self.left <= 0:
-            if self.left == 0:
-                problems.add(TOO_MANY)
-            self.left = -1
-            return
         self.left -= 1
+        if self.left < 0:
+            problems.add(TOO_MANY)
+            return
         members = action.ListFields()
         if not members:
             problems.add(NO_INNER_ACTION)

@@ -1,1 +1,4 @@
-"""Images: references, registries, the local store, unpacking."""
+"""Images: references, registries, the local store, unpacking.
+
+The faces are ``api`` (what the container room asks), ``store.ImageStore`` and ``settings.ImageSettings``.
+"""

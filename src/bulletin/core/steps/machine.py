@@ -355,11 +355,13 @@ class _Machine:
         return all(self._is_ready(child) for child in planned.children)
 
     def _end(self, step: int, error: StepError | None) -> None:
-        self._nodes[step] = replace(self._nodes[step], phase=Phase.ENDED, error=error)
+        node = self._nodes[step]
+        self._nodes[step] = Node(Phase.ENDED, node.interrupted, error, node.ended_children)
         self._ended.append(step)
 
     def _set(self, step: int, phase: Phase) -> None:
-        self._nodes[step] = replace(self._nodes[step], phase=phase)
+        node = self._nodes[step]
+        self._nodes[step] = Node(phase, node.interrupted, node.error, node.ended_children)
 
     def _emit(self, step: int, stream: StreamName, text: str) -> None:
         self._do(Emit(step, self._plan[step].log_source, stream, text + "\n"))

@@ -1,0 +1,89 @@
+"""One process of a container: its end, its output, its signals."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from bulletin.cell.runtime.api import OutputSink, ProcessExit, Signal, Stream
+from bulletin.cell.runtime.spawn import Child, PipeReader
+from bulletin.core import limits
+
+__all__ = ["ContainerProcess"]
+
+_SIGNALS: Final = {Signal.TERM: signal.SIGTERM, Signal.KILL: signal.SIGKILL}
+_RETRY_SECONDS: Final = 0.002
+
+
+class ContainerProcess:
+    """An ``api.Process``."""
+
+    def __init__(
+        self,
+        child: Child,
+        outputs: dict[Stream, int],
+        sink: OutputSink,
+        out_of_memory: Callable[[], bool],
+        *,
+        is_init: bool,
+    ) -> None:
+        """Begin to read its output.
+
+        Args:
+            child: the process, or the init that runs it alone and ends as it does.
+            outputs: the reading side of each pipe; they belong to this object from now on.
+            sink: gets the output.
+            out_of_memory: tells whether the container had an out-of-memory kill.
+            is_init: whether ``child`` is the container's init.
+        """
+        self.child = child
+        self._readers = [PipeReader(fd, partial(sink, stream)) for stream, fd in outputs.items()]
+        self._out_of_memory = out_of_memory
+        # Other processes have no handlers to wait for.
+        self._takes_signals = not is_init
+
+    async def wait(self) -> ProcessExit:
+        """See ``api.Process``."""
+        status = await self.child.wait()
+        out_of_memory = self._out_of_memory()
+        # Of a container whose init has ended nobody is left to write; of another, somebody may hold the pipe open.
+        await asyncio.gather(*(reader.finish(limits.OUTPUT_DRAIN_SECONDS_MAX) for reader in self._readers))
+        return ProcessExit(status, out_of_memory)
+
+    def signal(self, signal: Signal) -> None:
+        """See ``api.Process``."""
+        if signal is Signal.TERM and not self._ready():
+            asyncio.get_running_loop().call_later(_RETRY_SECONDS, self.signal, signal)
+        else:
+            self.child.signal(_SIGNALS[signal])
+
+    def close(self) -> None:
+        """Stop reading; what has not been read is lost."""
+        for reader in self._readers:
+            reader.close()
+
+    def _ready(self) -> bool:
+        """Whether a SIGTERM reaches it.
+
+        The kernel throws a signal to the init of a pid namespace away while that has no use for it, and for its first
+        millisecond the init is still the engine. Ours keeps signals blocked and reads them from a descriptor.
+        """
+        if not self._takes_signals:
+            self._takes_signals = self.child.ended or _blocks(self.child.pid, signal.SIGTERM)
+        return self._takes_signals
+
+
+def _blocks(pid: int, number: signal.Signals) -> bool:
+    try:
+        text = Path(f"/proc/{pid}/status").read_text("ascii", "replace")
+    except OSError:
+        return True  # it is gone, and a signal does nothing
+    for line in text.splitlines():
+        name, _, value = line.partition(":")
+        if name == "SigBlk":
+            return bool(int(value, 16) >> (number - 1) & 1)
+    return True

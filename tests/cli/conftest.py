@@ -1,0 +1,159 @@
+"""The board of tests/client on a thread of its own, with a cell that ends tasks as it is told, and the command line."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bulletin.cli import main
+from bulletin.core import lifecycle
+from bulletin.core.model import Task, TaskState
+
+_SOURCE = Path(__file__).parents[1] / "client" / "conftest.py"
+
+
+def _load_fake_board() -> type:
+    spec = importlib.util.spec_from_file_location("bulletin_fake_board", _SOURCE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.FakeBoard
+
+
+@dataclass
+class Ending:
+    """How the cell of the tests ends a task."""
+
+    failed: bool = False
+    reason: str = ""
+    result: str = ""
+    #: (stream, source, text) each; None keeps no output.
+    output: list[tuple[str, str, str]] | None = field(default_factory=list)
+    #: Leave it pending, or running.
+    never: str = ""
+
+
+class BoardThread:
+    """A ``FakeBoard`` behind real sockets, usable from blocking code."""
+
+    def __init__(self) -> None:
+        self.board = _load_fake_board()()
+        #: How the next tasks end; the last one goes for all that follow.
+        self.endings: list[Ending] = [Ending()]
+        self.desired: list[Task] = []
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="fake-board")
+
+    def __enter__(self) -> BoardThread:
+        self._thread.start()
+        self.call(self.board.open())
+        self._cell = asyncio.run_coroutine_threadsafe(self._play_cell(), self._loop)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._cell.cancel()
+        self.call(self.board.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    @property
+    def url(self) -> str:
+        return self.board.url
+
+    def call(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+
+    def do(self, *operations: lifecycle.Operation) -> None:
+        for operation in operations:
+            self.call(self.board.do(operation))
+
+    async def _play_cell(self) -> None:
+        seen: set[tuple[str, int]] = set()
+        while True:
+            fresh = [task for task in self.board.tasks.values() if (task.guid, task.created_at) not in seen]
+            for task in fresh:
+                seen.add((task.guid, task.created_at))
+                self.desired.append(task)
+                await self._end(task)
+            async with self.board.changed:
+                await self.board.changed.wait_for(
+                    lambda: any((task.guid, task.created_at) not in seen for task in self.board.tasks.values())
+                )
+
+    async def _end(self, task: Task) -> None:
+        ending = self.endings.pop(0) if len(self.endings) > 1 else self.endings[0]
+        if ending.never == "started" or task.state is not TaskState.PENDING:
+            return
+        await self.board.do(lifecycle.Start(task.guid, "cell-1"))
+        if ending.never:
+            return
+        if ending.output is not None:
+            self.board.outputs[task.guid] = [
+                {"time_ns": 1 + n, "stream": stream, "source": source, "text": text}
+                for n, (stream, source, text) in enumerate(ending.output)
+            ]
+        await self.board.do(lifecycle.Complete(task.guid, "cell-1", ending.failed, ending.reason, ending.result))
+
+
+@pytest.fixture
+def board(monkeypatch: pytest.MonkeyPatch) -> Iterator[BoardThread]:
+    with BoardThread() as board:
+        monkeypatch.setenv("BULLETIN_BOARD", board.url)
+        yield board
+
+
+@pytest.fixture(name="Ending")
+def _ending() -> type[Ending]:
+    return Ending
+
+
+@dataclass
+class Said:
+    """What a command did."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def documents(self) -> list[Any]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+@pytest.fixture
+def bulletin(capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+    """Run the command line in this process."""
+
+    def run(*arguments: str) -> Said:
+        capsys.readouterr()
+        status = main(list(arguments))
+        said = capsys.readouterr()
+        return Said(status, said.out, said.err)
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    for name in list(os.environ):
+        if name.startswith("BULLETIN_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("bulletin.client.transport.RETRY_DELAY_SECONDS", 0.01)
+    monkeypatch.setattr("bulletin.client.waits.RETRY_DELAY_SECONDS", 0.01)

@@ -1,0 +1,198 @@
+"""The schema, the migrations and the statements agree; a migration is whole or not at all."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from bulletin.core.model import Task
+from bulletin.store import migration, rows, schema
+from bulletin.store.api import StoreError
+from bulletin.store.sealing import PlainSealer
+from bulletin.store.sqlite import SqliteStore
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "board.sqlite3"
+
+
+def statements(path: Path) -> dict[str, list[str]]:
+    """What made each table and index, its lines in order of the alphabet."""
+    connection = sqlite3.connect(path)
+    found = connection.execute(
+        "SELECT name, sql FROM sqlite_master WHERE name <> 'alembic_version' AND sql IS NOT NULL"
+    )
+    result = {name: sorted(re.sub(r"\s+", " ", sql).removesuffix(" )").split(", ")) for name, sql in found}
+    connection.close()
+    return result
+
+
+def version(path: Path) -> str:
+    connection = sqlite3.connect(path)
+    ((found,),) = connection.execute("SELECT version_num FROM alembic_version")
+    connection.close()
+    return found
+
+
+def test_migrations_make_the_schema(path, tmp_path) -> None:
+    migration.upgrade_sqlite(path, None)
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        assert compare_metadata(context, schema.metadata) == []
+    engine.dispose()
+    # The comparison above is blind to checks and primary keys.
+    created = create_engine(f"sqlite:///{tmp_path / 'created'}")
+    schema.metadata.create_all(created)
+    created.dispose()
+    assert statements(path) == statements(tmp_path / "created")
+
+
+def test_an_empty_file_is_filled_with_what_the_migrations_make(path, tmp_path) -> None:
+    fresh = sqlite3.connect(path)
+    migration.fill_sqlite(fresh)
+    migrated = sqlite3.connect(tmp_path / "migrated")
+    migration.upgrade_sqlite(tmp_path / "migrated", None)
+    assert statements(path) == statements(tmp_path / "migrated"), "run python -m bulletin.store.migration"
+    for table in ("alembic_version", *schema.metadata.tables):
+        rows_of = f"SELECT * FROM {table}"
+        assert fresh.execute(rows_of).fetchall() == migrated.execute(rows_of).fetchall(), table
+    fresh.close()
+    migrated.close()
+
+
+def test_the_script_can_be_rendered_anew(path) -> None:
+    connection = sqlite3.connect(path)
+    connection.executescript(migration.render_fresh_sqlite())
+    connection.close()
+    assert version(path) == migration.HEAD
+    assert {"tasks", "lease"} <= set(statements(path))
+
+
+def test_a_file_that_cannot_be_filled_is_left_empty(path) -> None:
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("PRAGMA max_page_count = 5")
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        migration.fill_sqlite(connection)
+    assert not connection.in_transaction
+    connection.close()
+    assert statements(path) == {}
+
+
+def test_head_is_the_newest_migration() -> None:
+    assert ScriptDirectory.from_config(migration.alembic_config()).get_heads() == [migration.HEAD]
+
+
+def test_the_columns_are_the_rows_and_the_rows_are_the_tasks() -> None:
+    assert tuple(schema.tasks.columns.keys()) == rows.COLUMNS
+    assert set(rows.COLUMNS) == set(Task.__dataclass_fields__)
+
+
+def test_the_schema_fits_postgresql() -> None:
+    dialect = postgresql.dialect()
+    made = [str(CreateTable(table).compile(dialect=dialect)) for table in schema.metadata.sorted_tables]
+    made += [
+        str(CreateIndex(index).compile(dialect=dialect))
+        for table in schema.metadata.sorted_tables
+        for index in table.indexes
+    ]
+    text = "\n".join(made)
+    assert "SERIAL" not in text
+    times = ["created_at", "updated_at", "first_completed_at", "delivered_at", "expires_at", "epoch"]
+    assert all(re.search(rf"\b{name} BIGINT NOT NULL", text) for name in times)
+    assert "definition BYTEA NOT NULL" in text
+
+
+def test_the_first_migration_leaves_one_free_lease(path) -> None:
+    migration.upgrade_sqlite(path, None)
+    connection = sqlite3.connect(path)
+    assert connection.execute("SELECT id, owner, epoch, expires_at FROM lease").fetchall() == [(1, "", 0, 0)]
+    with pytest.raises(sqlite3.IntegrityError):
+        connection.execute("INSERT INTO lease VALUES (2, '', 0, 0)")
+    connection.close()
+
+
+def test_every_migration_can_be_undone(path) -> None:
+    migration.upgrade_sqlite(path, None)
+    engine = create_engine(f"sqlite:///{path}")
+    config = migration.alembic_config()
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "base")
+    engine.dispose()
+    assert statements(path) == {}
+
+
+def test_a_migration_that_fails_leaves_nothing(path) -> None:
+    # The last table it makes is there already.
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE configurations (mine TEXT)")
+    connection.close()
+    with pytest.raises(StoreError, match="configurations already exists"):
+        migration.upgrade_sqlite(path, None)
+    assert set(statements(path)) == {"configurations"}
+
+
+async def open_store(path: Path, clock) -> None:
+    store = SqliteStore(path, sealer=PlainSealer(), clock=clock)
+    try:
+        await store.open()
+    finally:
+        await store.close()
+
+
+async def test_opening_migrates_only_what_is_old(path, clock, monkeypatch) -> None:
+    monkeypatch.setattr(migration, "upgrade_sqlite", lambda *_: pytest.fail("migrated what is new"))
+    for _ in range(2):
+        await open_store(path, clock)
+        assert version(path) == migration.HEAD
+
+
+async def test_a_schema_of_a_newer_program_is_refused_and_left_alone(path, clock) -> None:
+    await open_store(path, clock)
+    connection = sqlite3.connect(path)
+    with connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+        connection.execute("ALTER TABLE tasks ADD COLUMN tomorrow TEXT")
+    connection.close()
+    before = statements(path)
+    for _ in range(2):
+        with pytest.raises(StoreError, match=r"schema '9999' is newer than '\d+'"):
+            await open_store(path, clock)
+    assert version(path) == "9999"
+    assert statements(path) == before
+
+
+async def test_an_older_schema_is_migrated(path, clock, make_task) -> None:
+    """With one revision there is none older than the newest; a database just before its first stands for it."""
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
+    connection.close()
+    await open_store(path, clock)
+    assert version(path) == migration.HEAD
+
+
+async def test_the_database_of_something_else_is_refused_and_left_alone(path, clock) -> None:
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE tasks (mine TEXT)")
+    connection.close()
+    with pytest.raises(StoreError, match="not one of a board"):
+        await open_store(path, clock)
+    assert set(statements(path)) == {"tasks"}
+
+
+def test_the_environment_is_part_of_the_package() -> None:
+    scripts = Path(migration.__file__).parent / "migrations"
+    names = {str(file.relative_to(scripts)) for file in scripts.rglob("*") if file.suffix in {".py", ".mako", ".sql"}}
+    assert {"env.py", "script.py.mako", "fresh_sqlite.sql", f"versions/{migration.HEAD}_first.py"} <= names
