@@ -95,6 +95,8 @@ class FakeContainer:
 
     async def destroy(self):
         self.runtime.tell("destroy", self.order.guid)
+        if self.runtime.destroy_gate is not None:
+            await self.runtime.destroy_gate.wait()
         if self.runtime.destroy_errors:
             raise self.runtime.destroy_errors.popleft()
         for process in self.processes:
@@ -116,6 +118,7 @@ class FakeRuntime:
         self.create_cancelled = 0
         self.result = b"the result"
         self.result_gate = None
+        self.destroy_gate = None
         self.destroy_errors = deque()
         self.opened = self.closed = False
 

@@ -466,6 +466,27 @@ async def test_an_unanswered_start_is_asked_again(cell, board, runtime):
     assert runtime.did("spawn") == ["task-1"]
 
 
+async def test_a_start_asked_behind_the_hello_is_not_asked_twice(cell, board, runtime):
+    runtime.destroy_gate = asyncio.Event()
+    await cell.up()
+    await board.start()
+    await board.expect("completed")
+    await board.say(wire_link.acknowledged("task-1"))
+    await runtime.until("destroy", "task-1")
+    await board.assign(created_at=2)
+    await board.say(wire_link.stop("who"))
+    await board.expect("gone")
+    board.welcome = None
+    await board.drop()
+    await board.hello()
+    runtime.destroy_gate.set()
+    await board.expect("start")
+    await board.say(wire_link.welcome("test-board"))
+    await board.say(wire_link.started("task-1", True))
+    await board.expect("completed")
+    await board.finish()
+
+
 async def test_a_start_nobody_answers_expires(cell, board, runtime, monkeypatch):
     monkeypatch.setattr("bulletin.core.limits.START_ANSWER_SECONDS_MAX", 0.01)
     await cell.up()

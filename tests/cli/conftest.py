@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import importlib.util
 import json
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -50,21 +51,27 @@ class BoardThread:
         #: How the next tasks end; the last one goes for all that follow.
         self.endings: list[Ending] = [Ending()]
         self.desired: list[Task] = []
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="fake-board")
+        self._started: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="fake-board")
 
-    def __enter__(self) -> BoardThread:
+    def __enter__(self) -> Self:
         self._thread.start()
-        self.call(self.board.open())
-        self._cell = asyncio.run_coroutine_threadsafe(self._play_cell(), self._loop)
+        self._started.result(10)
         return self
 
     def __exit__(self, *_error: object) -> None:
-        self._cell.cancel()
-        self.call(self.board.close())
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
-        self._loop.close()
+
+    async def _serve(self) -> None:
+        """Serve until told to stop; ``asyncio.run`` cancels what is left of requests."""
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        await self.board.open()
+        cell = asyncio.create_task(self._play_cell())
+        self._started.set_result(None)
+        await self._stop.wait()
+        cell.cancel()
+        await self.board.close()
 
     @property
     def url(self) -> str:
@@ -112,7 +119,7 @@ def board(monkeypatch: pytest.MonkeyPatch) -> Iterator[BoardThread]:
         yield board
 
 
-@pytest.fixture(name="Ending")
+@pytest.fixture(name="ending")
 def _ending() -> type[Ending]:
     return Ending
 

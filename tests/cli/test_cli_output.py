@@ -36,7 +36,10 @@ CREATING = ("out", C, "Cell c creating container for instance g")
         ([("err", A, "Exit status 0")], [("err", "Exit status 0", True)]),
         ([("out", A, "no exit line")], [("out", "no exit line", True)]),
         ([("out", A, 'failed-creating-process: exec: "x"')], []),
-        ([("out", A, "failed-creating-process: x"), ("out", A, "Exit status 0")], [("out", "failed-creating-process: x", True)]),
+        (
+            [("out", A, "failed-creating-process: x"), ("out", A, "Exit status 0")],
+            [("out", "failed-creating-process: x", True)],
+        ),
         ([("out", A, "a"), ("out", C, "Cell c stopping instance g")], [("out", "a", True)]),
     ],
 )

@@ -37,7 +37,7 @@ def test_sizes(text, size):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "M", "-1", "+1", "1X", "1MM", "1.G", ".5G", "1,5G", "1e3", "０", "512 M B", "1iB", "0x10"]
+    "text", ["", "M", "-1", "+1", "1X", "1MM", "1.G", ".5G", "1,5G", "1e3", "\uff10", "512 M B", "1iB", "0x10"]
 )
 def test_no_sizes(text):
     with pytest.raises(ValueError, match="is not a size; write for example 512M"):

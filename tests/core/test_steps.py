@@ -447,6 +447,14 @@ def test_a_parallel_of_cancelled_children_is_a_success():
     assert script.outcome is None
 
 
+@pytest.mark.parametrize("kind", [ParallelAction, CodependentAction])
+def test_an_empty_text_is_left_out_of_a_joined_one(kind):
+    script = Script(kind((ParallelAction((DOWNLOAD,)), RUN, ParallelAction((DOWNLOAD,)))))
+    script.run(3, 1)
+    script.hear(Interrupt()) if not script.tree.finished else None
+    assert script.outcome == "APP: Exited with status 1"
+
+
 def test_the_empty_error_of_a_cancelled_parallel_still_ends_a_serial():
     script = Script(SerialAction((ParallelAction((DOWNLOAD,)), RUN)))
     script.hear(Interrupt())

@@ -139,10 +139,7 @@ class TaskWork:
         self._hearing = True
         try:
             while self._events and self._work.phase is not Phase.GONE:
-                before = self._work.phase
                 self._work, commands = cellwork.step(self._work, self._events.popleft())
-                if before in _UNANSWERED and self._work.phase not in _UNANSWERED:
-                    self._clear_answer_timer()
                 self._carry_out(commands)
         finally:
             self._hearing = False
@@ -226,6 +223,7 @@ class TaskWork:
     def _ask_start(self) -> None:
         board = self._tools.board
         if self._answer_timer is None:
+            # It runs on behind an answer: Expired changes nothing then, and clearing it costs as much.
             loop = asyncio.get_running_loop()
             self._answer_timer = loop.call_later(limits.START_ANSWER_SECONDS_MAX, self.hear, cellwork.Expired())
         if board.link != self._asked_on:
@@ -399,8 +397,6 @@ class _Unsupported(ContainerRefused):
         self.stage = stage
 
 
-#: The board owes an answer to Start.
-_UNANSWERED = frozenset({Phase.PREPARING, Phase.MADE, Phase.UNMADE})
 _HELD_PHASES = {
     Phase.PREPARING: link_pb2.Held.STARTING,
     Phase.MADE: link_pb2.Held.STARTING,

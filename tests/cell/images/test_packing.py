@@ -45,7 +45,7 @@ def test_neither_order_nor_time_nor_names_of_users_go_in(packed, tmp_path) -> No
         (source / name / "file").write_text(name)
     blob = packed(lambda writer: pack_directory(source, writer, 1000))
     found = entries(blob)
-    assert [entry.name for entry in found] == [path for name in sorted(names) for path in (name, f"{name}/file")]
+    assert [entry.name for entry in found] == sorted(names) + [f"{name}/file" for name in sorted(names)]
     assert {(entry.uname, entry.gname) for entry in found} == {("", "")}
     assert blob[4:8] == b"\0\0\0\0"
 
@@ -116,13 +116,9 @@ def test_a_list_that_is_none_of_applets_is_refused(packed, listing) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 3, 63, 64, 200])
-def test_a_cut_or_empty_program_header_is_no_crash(tmp_path, size) -> None:
+def test_a_cut_or_senseless_program_is_refused(tmp_path, size) -> None:
     program = tmp_path / "program"
     program.write_bytes((b"\x7fELF\x02\x01" + b"\xff" * 300)[:size])
     program.chmod(0o755)
-    if size < 64:
-        with pytest.raises(SourceUnusable, match="it is no program"):
-            require_static(program)
-    else:
-        # A table of headers far behind the end: nothing says that it needs a loader, and it will not run.
+    with pytest.raises(SourceUnusable, match="it is no program"):
         require_static(program)

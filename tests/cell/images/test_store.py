@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import fcntl
+import json
 import os
 import shutil
 import signal
@@ -302,7 +303,7 @@ async def test_the_operators_own_logins_are_not_lent_to_tasks(
     store, private_registry, two_layers, tmp_path, monkeypatch
 ) -> None:
     url = private_registry.push(two_layers, "lent:v1")
-    login = '{"auths": {"%s": {"auth": "Ym9iOnMzY3JldC1vZi1ib2I="}}}' % private_registry.host
+    login = json.dumps({"auths": {private_registry.host: {"auth": "Ym9iOnMzY3JldC1vZi1ib2I="}}})
     for path in ("home/.docker/config.json", "home/.config/containers/auth.json"):
         (tmp_path / path).parent.mkdir(parents=True)
         (tmp_path / path).write_text(login)

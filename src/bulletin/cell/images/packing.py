@@ -232,6 +232,8 @@ def require_static(binary: Path) -> None:
         size_at = 54 if wide else 42
         size = int.from_bytes(head[size_at : size_at + 2], order)
         count = int.from_bytes(head[size_at + 2 : size_at + 4], order)
+        if table + size * count > os.fstat(file.fileno()).st_size:
+            raise SourceUnusable("it is no program")
         file.seek(table)
         headers = file.read(size * count)
     kinds = {int.from_bytes(headers[n * size : n * size + 4], order) for n in range(count)}

@@ -238,7 +238,10 @@ class OneContainer:
             child = await self._machine.engine.execute(self._guid, name, prepare)
             return self._watch(child, reading, output, is_init=False)
         except EngineFailed as error:
-            raise ProcessRefused(str(error)) from error
+            text = str(error)
+            if not _suits_engine(run):
+                text = f"too many open files: {text}"  # whatever it failed at, for want of them
+            raise ProcessRefused(text) from error
         except OSError as error:
             message = f"unable to start the process: {error.strerror}"
             raise ProcessRefused(message) from error

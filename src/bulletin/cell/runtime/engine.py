@@ -16,9 +16,9 @@ import contextlib
 import json
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, NoReturn, Protocol
 
 from bulletin.cell.runtime import seccomp, spawn
 from bulletin.cell.runtime.namespace import MountNamespace
@@ -170,8 +170,7 @@ class OciEngine:
         self._mounts = mounts
         self._lock_fd = lock_fd
         self._failed = False
-        #: Runs whose process may have become ours without being watched yet.
-        self._making = 0
+        self._running = 0
         self._base = (program, "--root", f"{directory}/engine", *kind.flags)
 
     @property
@@ -222,10 +221,7 @@ class OciEngine:
 
     async def delete(self, guid: str) -> None:
         """See ``Engine``."""
-        try:
-            await self._run("delete", "--force", "--", guid)
-        finally:
-            self._reap_strays()
+        await self._run("delete", "--force", "--", guid)
 
     def _logging(self, bundle: str, name: str) -> tuple[str, ...]:
         # The streams belong to the container already, so the engine must complain elsewhere.
@@ -242,29 +238,35 @@ class OciEngine:
             return spawn.start(spawn.Command(argv, stdout=streams.stdout, stderr=streams.stderr, kept=(self._lock_fd,)))
 
         bundle = f"bundles/{guid}"
-        self._making += 1
-        try:
+        async with self._counted():
             engine = spawn.Child(await self._mounts.run(launch))
             _, pending = await asyncio.wait((engine.ending,), timeout=limits.ENGINE_SECONDS_MAX)
             if pending:
                 await spawn.kill_tree(engine)
-                raise EngineFailed(f"{self.name} took longer than {limits.ENGINE_SECONDS_MAX:g} s")
+                self._fail(f"took longer than {limits.ENGINE_SECONDS_MAX:g} s")
             status = await engine.wait()
             if status != 0:
-                text = last_error(self._read(f"{bundle}/{name}.log"))
-                raise EngineFailed(f"{self.name}: {text or f'exit status {status}'}")
+                self._fail(last_error(self._read(f"{bundle}/{name}.log")) or f"exit status {status}")
             return spawn.Child(int(self._read(f"{bundle}/{name}.pid")))
-        except EngineFailed:
-            self._failed = True
-            raise
-        finally:
-            self._making -= 1
-            self._reap_strays()
 
-    def _reap_strays(self) -> None:
-        """Reap what failed runs left dead, when it cannot be taken for what another run is just about to hand over."""
-        if self._failed and not self._making:
-            spawn.reap_strays(self.name)
+    def _fail(self, text: str) -> NoReturn:
+        self._failed = True
+        raise EngineFailed(f"{self.name}: {text}")
+
+    @contextlib.asynccontextmanager
+    async def _counted(self) -> AsyncIterator[None]:
+        """Count a run of the engine, and clean up after failed ones when no other is under way.
+
+        Only then is no child of the engine about to be handed over, and all that nobody watches are left over.
+        """
+        self._running += 1
+        try:
+            yield
+        finally:
+            self._running -= 1
+            if self._failed and not self._running:
+                self._failed = False
+                await spawn.end_strays(self.name)
 
     def _started_by_fifo(self, guid: str) -> bool:
         """Say "go" as the engine's ``start`` would; False when nobody listens there."""
@@ -282,18 +284,19 @@ class OciEngine:
         async def launch(command: spawn.Command) -> int:
             return await self._mounts.run(lambda: spawn.start(command))
 
-        try:
-            finished = await spawn.run(
-                (*self._base, *arguments),
-                timeout_seconds=limits.ENGINE_SECONDS_MAX,
-                kept=(self._lock_fd,),
-                launch=launch,
-            )
-        except (OSError, spawn.CommandTimedOut) as error:
-            raise EngineFailed(str(error)) from error
-        if finished.status != 0:
-            text = finished.stderr.decode("utf-8", "replace").strip()
-            raise EngineFailed(f"{self.name} {arguments[0]}: {text or f'exit status {finished.status}'}")
+        async with self._counted():
+            try:
+                finished = await spawn.run(
+                    (*self._base, *arguments),
+                    timeout_seconds=limits.ENGINE_SECONDS_MAX,
+                    kept=(self._lock_fd,),
+                    launch=launch,
+                )
+            except (OSError, spawn.CommandTimedOut) as error:
+                self._fail(str(error))
+            if finished.status != 0:
+                text = finished.stderr.decode("utf-8", "replace").strip()
+                self._fail(f"{arguments[0]}: {text or f'exit status {finished.status}'}")
 
     def _read(self, path: str) -> str:
         with contextlib.suppress(FileNotFoundError):

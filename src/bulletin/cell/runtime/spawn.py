@@ -27,9 +27,9 @@ __all__ = [
     "Finished",
     "PipeReader",
     "end_process",
+    "end_strays",
     "kill_tree",
     "output_pipe",
-    "reap_strays",
     "run",
     "start",
 ]
@@ -349,24 +349,32 @@ def _reap(pidfd: int) -> None:
         os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
 
 
-def reap_strays(name: str) -> None:
-    """Reap dead children that nobody stands for and whose command's name begins so.
+async def end_strays(name: str) -> None:
+    """End children that nobody stands for and whose command's name begins so.
 
-    A command that fails may leave dead children of its own, which this process inherits as a subreaper. Others in
-    this process may have children too, which is why neither all can be reaped nor any that is watched.
+    A command that fails may leave children of its own, which this process inherits as a subreaper, dead or about to
+    be. Others in this process may have children too, so neither all can be ended nor any that somebody watches; and
+    no such command may just be under way.
     """
+    for stray in [os.pidfd_open(pid) for pid in _unwatched_children(name)]:
+        try:
+            await end_process(stray)
+        finally:
+            os.close(stray)
+
+
+def _unwatched_children(name: str) -> list[int]:
+    pids: list[int] = []
     for task in os.listdir("/proc/self/task"):
-        with contextlib.suppress(OSError):
-            for text in Path(f"/proc/self/task/{task}/children").read_text("ascii").split():
-                if int(text) not in _watched and _is_zombie(int(text), name):
-                    os.waitpid(int(text), os.WNOHANG)
+        with contextlib.suppress(OSError):  # a thread that has just ended
+            pids += map(int, Path(f"/proc/self/task/{task}/children").read_text("ascii").split())
+    return [pid for pid in pids if pid not in _watched and _command(pid).startswith(name)]
 
 
-def _is_zombie(pid: int, name: str) -> bool:
-    # The name of the command stands in parentheses and may have any character in it.
+def _command(pid: int) -> str:
+    # It stands in parentheses and may have any character in it.
     _, _, after = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").partition("(")
-    command, _, state = after.rpartition(") ")
-    return command.startswith(name) and state.startswith("Z")
+    return after.rpartition(") ")[0]
 
 
 async def kill_tree(child: Child) -> None:
