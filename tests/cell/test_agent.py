@@ -341,6 +341,9 @@ async def test_a_stop_ends_what_runs_and_reports_nothing(cell, board, runtime, s
     assert (Signal.KILL in runtime.running["/bin/task"][0].signals) is (hang == "until KILL")
     assert not runtime.containers
     assert not runtime.did("read_result")
+    await cell.down()
+    await cell.up()
+    assert cell.journal.lost == (), "a stopped task is not a lost one"
 
 
 async def test_a_stop_while_the_container_is_made(cell, board, runtime):
@@ -603,3 +606,35 @@ async def test_a_task_that_comes_back_while_it_leaves_waits_too(cell, board, run
     await board.expect("completed")
     await board.finish()
     assert len(runtime.did("create")) == 2
+
+
+@pytest.fixture
+async def waiting(cell, board, runtime):
+    """A task that waits for an older one of its name, which is being destroyed until ``destroy_gate`` is set."""
+    runtime.destroy_gate = asyncio.Event()
+    await cell.up()
+    await board.start()
+    await board.expect("completed")
+    await board.say(wire_link.acknowledged("task-1"))
+    await runtime.until("destroy", "task-1")
+    await board.assign(created_at=2)
+
+
+async def test_a_stop_of_a_task_that_waits_for_its_name(waiting, board, runtime):
+    await board.say(wire_link.stop("task-1"))
+    await board.say(wire_link.stop("other"))
+    await board.expect("gone")
+    runtime.destroy_gate.set()
+    await board.expect("gone")
+    assert runtime.did("create") == ["task-1"]
+
+
+async def test_a_drain_forgets_a_task_that_waits_for_its_name(waiting, cell, board, runtime):
+    await board.say(wire_link.stop("other"))
+    await board.expect("gone")
+    draining = asyncio.create_task(cell.agent.drain())
+    await board.expect("draining")
+    runtime.destroy_gate.set()
+    await draining
+    await board.expect("gone")
+    assert runtime.did("create") == ["task-1"]

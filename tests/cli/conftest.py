@@ -77,8 +77,11 @@ class BoardThread:
     def url(self) -> str:
         return self.board.url
 
+    def start(self, work: Coroutine[Any, Any, Any]) -> concurrent.futures.Future[Any]:
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
     def call(self, work: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+        return self.start(work).result(10)
 
     def do(self, *operations: lifecycle.Operation) -> None:
         for operation in operations:

@@ -9,6 +9,7 @@ import threading
 import pytest
 
 from bulletin import RunAction, TimeoutAction, read_definition
+from bulletin.cli import printing
 from bulletin.core.lifecycle import Cancel, Resolving
 from bulletin.core.model import TaskState
 
@@ -279,10 +280,15 @@ def test_patience_is_asked_for_once(board, bulletin, ending, monkeypatch, never,
 
     async def asked(message):
         await fake.until(lambda: "g" in fake.tasks and fake.tasks["g"].state is wanted)
-        answer = await real(message)
-        await fake.do(Cancel("g"))
-        return answer
+        return await real(message)
 
+    def say_and_end(text):
+        real_say(text)
+        if words in text:
+            board.start(fake.do(Cancel("g")))
+
+    real_say = printing.say
+    monkeypatch.setattr(printing, "say", say_and_end)
     monkeypatch.setattr(fake, "_task_by_guid", asked)
     said = bulletin("run", "-v", "--keep", "--guid", "g", "busybox", "--", "x")
     assert said.err.count(words) == 1

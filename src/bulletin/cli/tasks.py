@@ -48,7 +48,9 @@ _DEFINITION_BYTES_MAX: Final = 16 * 1024 * 1024
 
 @app.command
 def desire(
-    definition: Annotated[Path, Parameter(help="A file with the definition as JSON; - reads standard input.")],
+    definition: Annotated[
+        Path, Parameter(allow_leading_hyphen=True, help="A file with the definition as JSON; - reads standard input.")
+    ],
     /,
     *,
     guid: Annotated[str, Parameter(help="The task's guid; a random one when left out.")] = "",

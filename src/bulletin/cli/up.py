@@ -48,9 +48,8 @@ Examples:
 
 #: From its start to its ready line; a store of a million tasks, or a machine full of leftovers, takes a while.
 _READY_SECONDS: Final = 120.0
-#: From SIGTERM to SIGKILL. A cell gives its containers 10 s and destroys them.
-_CELL_STOP_SECONDS: Final = 45.0
-_BOARD_STOP_SECONDS: Final = 20.0
+#: From SIGTERM to SIGKILL of one child. A cell gives its containers 10 s and destroys them.
+_STOP_SECONDS: Final = 45.0
 #: A ready line is short; a child that writes more than this without a newline is not one of ours.
 _LINE_BYTES_MAX: Final = 4096
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -119,9 +118,23 @@ class _Child:
 
 
 class Children:
-    """The processes of ``bulletin up``. Use as a context manager; leaving it leaves none behind."""
+    """The processes of ``bulletin up``. Use as a context manager; leaving it leaves none behind.
 
-    def __init__(self) -> None:
+    Args:
+        program: what stands before the command's name.
+        ready_seconds, stop_seconds: see the constants.
+    """
+
+    def __init__(
+        self,
+        program: Sequence[str] = (sys.executable, "-m", "bulletin"),
+        *,
+        ready_seconds: float = _READY_SECONDS,
+        stop_seconds: float = _STOP_SECONDS,
+    ) -> None:
+        self._program = tuple(program)
+        self._ready_seconds = ready_seconds
+        self._stop_seconds = stop_seconds
         self._children: list[_Child] = []
         self._selector = selectors.DefaultSelector()
         self._stack = contextlib.ExitStack()
@@ -143,10 +156,10 @@ class Children:
             ChildEnded: it, or one started before, ended; or it did not become ready in time.
         """
         child = self._spawn(command, arguments)
-        deadline = time.monotonic() + _READY_SECONDS
+        deadline = time.monotonic() + self._ready_seconds
         while not child.ready:
             if not self._step(deadline - time.monotonic()):
-                raise ChildEnded(f"the {command} was not ready within {_READY_SECONDS:g} s")
+                raise ChildEnded(f"the {command} was not ready within {self._ready_seconds:g} s")
         return child.ready
 
     def watch(self) -> NoReturn:
@@ -163,8 +176,7 @@ class Children:
         for child in reversed(self._children):
             if child.process.poll() is None:
                 child.process.send_signal(signal.SIGTERM)
-                seconds = _CELL_STOP_SECONDS if child.name == "cell" else _BOARD_STOP_SECONDS
-                self._wait_for(child, time.monotonic() + seconds)
+                self._wait_for(child, time.monotonic() + self._stop_seconds)
 
     def _wait_for(self, child: _Child, deadline: float) -> None:
         while child.process.poll() is None:
@@ -218,7 +230,7 @@ class Children:
 
     def _spawn(self, command: str, arguments: Sequence[str]) -> _Child:
         process = subprocess.Popen(
-            [sys.executable, "-m", "bulletin", command, *arguments],
+            [*self._program, command, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             start_new_session=True,

@@ -80,9 +80,11 @@ class Refused(BoardError):
     """
 
     advice = "the board's log tells more"
+    #: The message when it is known which task, cell or domain the call was about; else it is the text alone.
+    about = "{subject}: {text}"
 
     def __init__(self, type: ErrorType, text: str, *, subject: str = "") -> None:  # noqa: A002 - the wire's word
-        super().__init__(self.describe(text, subject), self.advice)
+        super().__init__(self.about.format(subject=subject, text=text) if subject else text, self.advice)
         self.args = (type, text)
         self.type = type
         self.text = text
@@ -92,29 +94,19 @@ class Refused(BoardError):
     def __reduce__(self) -> tuple[object, ...]:
         return _restore_refusal, (self.type, self.text, self.subject)
 
-    def describe(self, text: str, subject: str) -> str:
-        """The message: the board's words, after the task or thing they are about."""
-        return f"{subject}: {text}" if subject else text
-
 
 class TaskNotFound(Refused):
     """No task has that guid (any more)."""
 
     advice = "`bulletin task list` shows the tasks there are; an ended task is removed once its outcome was delivered"
-
-    def describe(self, text: str, subject: str) -> str:
-        """See ``Refused``."""
-        return f"there is no task {subject}" if subject else text
+    about = "there is no task {subject}"
 
 
 class TaskExists(Refused):
     """A task of that guid exists, in whatever state and domain."""
 
     advice = "choose another guid, or remove that task first (`bulletin task delete GUID`)"
-
-    def describe(self, text: str, subject: str) -> str:
-        """See ``Refused``."""
-        return f"a task {subject} exists already" if subject else text
+    about = "a task {subject} exists already"
 
 
 class InvalidRequest(Refused):
@@ -125,6 +117,7 @@ class InvalidRequest(Refused):
     """
 
     advice = "correct what is named and send it again"
+    about = "the request is refused: {text}"
 
     @property
     def problems(self) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,16 +33,18 @@ from bulletin.cell.runtime.api import (
 )
 from bulletin.cell.runtime.engine import EngineFailed, Streams
 from bulletin.cell.runtime.machine import Machine
-from bulletin.cell.runtime.process import ContainerProcess
+from bulletin.cell.runtime.process import ContainerProcess, init_runs
 from bulletin.cell.runtime.removal import remove_tree
 from bulletin.cell.runtime.resolution import ProcessContext, resolve_process
 from bulletin.cell.runtime.rootfs import Rootfs
 from bulletin.cell.runtime.spawn import Child, output_pipe
+from bulletin.core import limits
 from bulletin.core.actions import RunAction
 
 __all__ = ["OneContainer", "Plan"]
 
 _MIB: Final = 1024 * 1024
+_PAUSE_SECONDS: Final = 0.0005
 #: Below this the engine itself runs out of files before it gets to the process, so the process gets an exec of its
 #: own, whose failure is the process's and not the container's.
 _NOFILE_FOR_ENGINE: Final = 64
@@ -234,6 +237,7 @@ class OneContainer:
             return self._open_pipes(process, reading, writing)
 
         child: Child | None = None
+        await self._wait_for_init()
         try:
             child = await self._machine.engine.execute(self._guid, name, prepare)
             return self._watch(child, reading, output, is_init=False)
@@ -248,6 +252,14 @@ class OneContainer:
         finally:
             for fd in (*writing, *(reading.values() if child is None else ())):
                 os.close(fd)
+
+    async def _wait_for_init(self) -> None:
+        """crun fails at times to enter a container whose init is not itself yet; it is, a millisecond after start."""
+        deadline = time.monotonic() + limits.ENGINE_SECONDS_MAX
+        while self._init is not None and not self._init.ended and not init_runs(self._init.pid):
+            if time.monotonic() > deadline:
+                raise ProcessRefused("the container does not start")
+            await asyncio.sleep(_PAUSE_SECONDS)
 
     def _watch(
         self, child: Child, reading: dict[Stream, int], output: OutputSink, *, is_init: bool

@@ -13,7 +13,7 @@ from bulletin.cell.runtime.api import OutputSink, ProcessExit, Signal, Stream
 from bulletin.cell.runtime.spawn import Child, PipeReader
 from bulletin.core import limits
 
-__all__ = ["ContainerProcess"]
+__all__ = ["ContainerProcess", "init_runs"]
 
 _SIGNALS: Final = {Signal.TERM: signal.SIGTERM, Signal.KILL: signal.SIGKILL}
 _RETRY_SECONDS: Final = 0.002
@@ -67,23 +67,23 @@ class ContainerProcess:
             reader.close()
 
     def _ready(self) -> bool:
-        """Whether a SIGTERM reaches it.
-
-        The kernel throws a signal to the init of a pid namespace away while that has no use for it, and for its first
-        millisecond the init is still the engine. Ours keeps signals blocked and reads them from a descriptor.
-        """
+        """Whether a SIGTERM reaches it: the kernel throws away what the init of a pid namespace has no use for."""
         if not self._takes_signals:
-            self._takes_signals = self.child.ended or _blocks(self.child.pid, signal.SIGTERM)
+            self._takes_signals = self.child.ended or init_runs(self.child.pid)
         return self._takes_signals
 
 
-def _blocks(pid: int, number: signal.Signals) -> bool:
+def init_runs(pid: int) -> bool:
+    """Whether the init of a container is itself by now; for its first millisecond it is still the engine.
+
+    It shows by the signals it blocks, which it reads from a descriptor. True when it is gone.
+    """
     try:
         text = Path(f"/proc/{pid}/status").read_text("ascii", "replace")
     except OSError:
-        return True  # it is gone, and a signal does nothing
+        return True
     for line in text.splitlines():
         name, _, value = line.partition(":")
         if name == "SigBlk":
-            return bool(int(value, 16) >> (number - 1) & 1)
+            return bool(int(value, 16) >> (signal.SIGTERM - 1) & 1)
     return True
