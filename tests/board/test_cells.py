@@ -334,3 +334,15 @@ async def test_a_closed_board_takes_no_cell(cells):
     assert await outbox.take() is None
     with pytest.raises(LinkRefused):
         cells.connect(hello("b"))
+
+
+async def test_a_guid_given_again_while_its_forerunner_is_leaving_counts_once(cells, desk, definition):
+    task = await desired(desk, definition, memory_mb=30)
+    _, outbox = cells.connect(hello())
+    cells.assign("a", task)
+    await cells.handle("a", outbox, frame(start=link_pb2.Start(task_guid="g")))
+    await cells.handle("a", outbox, frame(completed=link_pb2.Completed(task_guid="g")))
+    cells.assign("a", task)
+    assert cells.states()[0].available == Resources(70, 100, 9)
+    await cells.handle("a", outbox, frame(gone=link_pb2.Gone(task_guid="g")))
+    assert cells.states()[0].available == Resources(100, 100, 10)

@@ -130,3 +130,10 @@ async def test_old_output_is_pruned(desk, definition, sweep, clock):
     await desk.writer.apply(Start("g", "c"), Output("g", b"x", clock.now_ns() + 10**9))
     await sweep.after(2)
     assert await desk.memory.output("g") is None
+
+
+async def test_stale_domains_are_forgotten(desk, sweep, clock):
+    await desk.writer.upsert_domain("stale", clock.now_ns() + 10**9)
+    await desk.writer.upsert_domain("fresh", clock.now_ns() + 10**12)
+    await sweep.after(2)
+    assert set(desk.memory.contents.domains) == set(desk.writer.domains) == {"fresh"}

@@ -136,6 +136,7 @@ async def test_a_stale_epoch_never_writes(store, clock, make_task, load_all) -> 
         Batch(tasks={"kept": dataclasses.replace(kept, domain="changed")}),
         Batch(removed={"kept"}),
         Batch(domains={"d": 2, "e": 3}),
+        Batch(removed_domains={"d", "nobody's"}),
         Batch(outputs=[Output("kept", b"new", NEVER)]),
         Batch(),
     ):
@@ -239,6 +240,13 @@ async def test_everything_is_there_after_opening_again(reopen, make_task, load_a
     assert await load_all(store) == {"t": task}
     assert await store.load_domains() == {"d": NEVER}
     assert await store.output("t") == b"\x00\xff"
+
+
+async def test_domains_are_upserted_and_removed(store) -> None:
+    lease = await store.acquire("a", 15)
+    await store.commit(Batch(domains={"d": 1, "e": 2}), lease)
+    await store.commit(Batch(domains={"e": 3, "f": 4}, removed_domains={"d", "nobody's"}), lease)
+    assert await store.load_domains() == {"e": 3, "f": 4}
 
 
 # -- loading -----------------------------------------------------------------------------------------------------

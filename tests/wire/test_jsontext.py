@@ -59,6 +59,9 @@ def test_refused(body):
 def test_depth_counts_brackets_outside_of_strings_only():
     deepest = b"[" * JSON_DEPTH_MAX + b"]" * JSON_DEPTH_MAX
     assert load_json(deepest)
+    assert load_json(b"[[]," + deepest[1:])
+    with pytest.raises(TaskError):
+        load_json(b"[[]," + deepest + b"]")
     assert load_json(b'"' + b"[" * 1000 + b'"') == "[" * 1000
     assert load_json(b'{"a\\"":"\\\\' + b"{" * 1000 + b'"}') == {'a"': "\\" + "{" * 1000}
     assert load_json(b"[" + b",".join([b"[]"] * 1000) + b"]") == [[]] * 1000

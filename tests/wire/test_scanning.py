@@ -61,6 +61,7 @@ def test_fields_are_counted_at_every_depth(message, fields):
         (p.DesireTaskRequest, "0a041a021a00" + "1001"),  # and after both have ended
         (p.SecurityGroupRule, "1d00000000"),
         (p.TaskGuidRequest, "0b0c"),  # as a group
+        (p.TaskGuidRequest, "fb7f0801fc7f" + "0801"),  # after an unknown group
     ],
 )
 def test_wrong_wire_types(kind, body):

@@ -66,7 +66,7 @@ class Board:
                     try:
                         await self._rule(lease, url, ready)
                     finally:
-                        await self._store.release(lease)
+                        await self._release(lease)
         finally:
             await self._store.close()
 
@@ -79,6 +79,12 @@ class Board:
             except StoreError as error:
                 log.warning("lease.failed", error=str(error), again_seconds=_AGAIN_SECONDS)
                 await asyncio.sleep(_AGAIN_SECONDS)
+
+    async def _release(self, lease: Lease) -> None:
+        try:
+            await self._store.release(lease)
+        except StoreError as error:
+            log.warning("lease.release.failed", error=str(error))  # it runs out by itself
 
     async def _rule(self, lease: Lease, url: str, ready: asyncio.Future[str] | None) -> None:
         reign = Reign(self._store, lease, self._clock, self._settings, self._name)

@@ -389,6 +389,12 @@ class Cells:
     def _hold(
         self, cell_id: str, cell: _Cell, guid: str, resources: Resources, phase: Phase, *, owner: bool = True
     ) -> None:
+        if guid in cell.held:
+            # The guid was desired again while its forerunner's container is still going. The cell makes the new one
+            # when the old one is gone and says Gone once, for both; until then the larger of the two is there.
+            old = cell.held[guid].resources
+            self._release(cell_id, cell, guid)
+            resources = Resources(max(old.memory_mb, resources.memory_mb), max(old.disk_mb, resources.disk_mb), 1)
         cell.held[guid] = _Held(resources, phase, self._clock.monotonic())
         cell.taken = cell.taken + resources
         cell.starting += phase == link_pb2.Held.STARTING

@@ -96,7 +96,7 @@ class Converger:
             changed += in_slice
             # What a slice changed is durable before the next one: a sweep never fills the writer's queue.
             await (self._writer.settle() if in_slice else asyncio.sleep(0))
-        pruned = self._writer.discard_broken()
+        pruned = self._writer.discard_broken() + self._writer.prune_domains()
         try:
             await self._store.prune_outputs(self._clock.now_ns(), self._settings.output_store_bytes_max)
         except StoreError as error:

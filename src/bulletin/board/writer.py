@@ -215,8 +215,23 @@ class Writer:
         self._admit()
         group = self._group()
         self._domains[domain] = fresh_until
+        group.batch.removed_domains.discard(domain)
         group.batch.domains[domain] = fresh_until
         await self._join(group)
+
+    def prune_domains(self) -> int:
+        """Forget the domains that are not fresh any more; returns how many."""
+        now = self._clock.now_ns()
+        stale = [domain for domain, fresh_until in self._domains.items() if fresh_until <= now]
+        if stale:
+            self._admit()
+            group = self._group()
+            for domain in stale:
+                del self._domains[domain]
+                group.batch.domains.pop(domain, None)
+            group.batch.removed_domains.update(stale)
+            self._join(group)
+        return len(stale)
 
     def _vouch(self) -> None:
         """Refuse when the memory may hold what never became durable."""

@@ -85,12 +85,12 @@ def up(
             sys.stdout.flush()
             children.watch()
         except Stopped:
-            children.stop()
             return OK
         except ChildEnded as ended:
-            children.stop()
             printing.error(str(ended), "its own words stand above; `bulletin doctor` checks the machine")
             return FAILED
+        finally:
+            children.stop()
 
 
 class Stopped(Exception):
@@ -113,7 +113,7 @@ class _Child:
 
     def ended(self) -> ChildEnded:
         status = self.process.wait()
-        how = f"with status {status}" if status >= 0 else f"by signal {signal.Signals(-status).name}"
+        how = f"with status {status}" if status >= 0 else f"by signal {-status} ({signal.strsignal(-status)})"
         return ChildEnded(f"the {self.name} ended {how}")
 
 

@@ -56,10 +56,12 @@ class Batch:
     removed: set[str] = field(default_factory=set)
     #: Domain to when its freshness ends, ns since the epoch.
     domains: dict[str, int] = field(default_factory=dict)
+    #: Domains that are forgotten; one that is not there is no error, and none stands in ``domains`` too.
+    removed_domains: set[str] = field(default_factory=set)
     outputs: list[Output] = field(default_factory=list)
 
     def __len__(self) -> int:
-        return len(self.tasks) + len(self.removed) + len(self.domains) + len(self.outputs)
+        return len(self.tasks) + len(self.removed) + len(self.domains) + len(self.removed_domains) + len(self.outputs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,7 @@ class Store(Protocol):
 
         Raises:
             StoreError: it cannot be reached, or its schema is newer than this program knows.
+            LeaseHeld: another process on this machine has it for as long as it lives (SQLite).
         """
         ...
 

@@ -97,6 +97,8 @@ class MemoryStore:
             contents.broken.pop(guid, None)
         contents.tasks.update(batch.tasks)
         contents.domains.update(batch.domains)
+        for domain in batch.removed_domains:
+            contents.domains.pop(domain, None)
         contents.outputs.update((output.guid, output) for output in batch.outputs)
 
     async def output(self, guid: str) -> bytes | None:

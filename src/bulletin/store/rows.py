@@ -50,6 +50,7 @@ class RowUnreadable(Exception):
 def check(batch: Batch) -> None:
     """Assert what ``Batch`` promises, before anything of it is written."""
     assert batch.removed.isdisjoint(batch.tasks), "a guid stands in tasks and in removed"
+    assert batch.removed_domains.isdisjoint(batch.domains), "a domain stands in domains and in removed_domains"
     assert all(guid == task.guid for guid, task in batch.tasks.items()), "a task stands under another guid"
 
 

@@ -59,6 +59,7 @@ ON CONFLICT (guid) DO UPDATE SET
     result = excluded.result, definition = excluded.definition
 """
 _DELETE: Final = "DELETE FROM tasks WHERE guid = ?"
+_DELETE_DOMAIN: Final = "DELETE FROM domains WHERE domain = ?"
 _UPSERT_DOMAIN: Final = """
 INSERT INTO domains (domain, expires_at) VALUES (?, ?)
 ON CONFLICT (domain) DO UPDATE SET expires_at = excluded.expires_at
@@ -190,6 +191,8 @@ class SqliteStore:
                 connection.executemany(_UPSERT, rows)
             if batch.domains:
                 connection.executemany(_UPSERT_DOMAIN, list(batch.domains.items()))
+            if batch.removed_domains:
+                connection.executemany(_DELETE_DOMAIN, [(domain,) for domain in batch.removed_domains])
             if batch.outputs:
                 connection.executemany(
                     _UPSERT_OUTPUT,

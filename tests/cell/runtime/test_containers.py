@@ -26,8 +26,9 @@ BOTH_WAYS = pytest.mark.parametrize("sole", [True, False], ids=["sole", "exec"])
 
 
 async def until_output(output, text):
-    while text not in output.out:
-        await asyncio.sleep(0.001)
+    async with asyncio.timeout(30):
+        while text not in output.out:
+            await asyncio.sleep(0.001)
 
 
 # -- the happy path ---------------------------------------------------------------------------------------------
@@ -213,6 +214,13 @@ async def test_open_files(room, sole, nofile, expected):
         expected = room.containers._machine.nofile_max
     run = room.sh("ulimit -Sn; ulimit -Hn", resource_limits=ResourceLimits(nofile=nofile))
     assert (await room.run(run, sole=sole)).out == f"{expected}\n{expected}\n"
+
+
+async def test_too_few_open_files_to_start_at_all_are_told(room):
+    run = room.sh("true", resource_limits=ResourceLimits(nofile=3))
+    async with room.container(run) as container:
+        with pytest.raises(ProcessRefused, match="too many open files"):
+            await container.spawn(run, print)
 
 
 # -- limits -----------------------------------------------------------------------------------------------------
@@ -511,31 +519,63 @@ async def test_a_cancelled_destroy_goes_on(room):
     assert not (room.settings.containers / container.guid).exists()
 
 
-@pytest.mark.parametrize("steps", [1, 2, 5, 20])
-async def test_cancelling_create_leaves_nothing(room, steps):
-    order = room.order(room.sh("true"))
-    task = asyncio.ensure_future(room.containers.create(order))
-    for _ in range(steps):
-        await asyncio.sleep(0.0005)
-    task.cancel()
+async def cancelled_inside(monkeypatch, owner, name, coroutine, *, after):
+    """Run a coroutine and cancel it when it calls ``owner.name``: before that does its work, or after."""
+    real = getattr(owner, name)
+
+    async def cancelling(*arguments):
+        if not after:
+            task.cancel()
+        try:
+            return await real(*arguments)
+        finally:
+            if after:
+                task.cancel()
+
+    monkeypatch.setattr(owner, name, cancelling)
+    task = asyncio.ensure_future(coroutine)
     with pytest.raises(asyncio.CancelledError):
         await task
+    monkeypatch.setattr(owner, name, real)
+
+
+@BOTH_WAYS
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("where", ["image", "engine"])
+async def test_cancelling_create_leaves_nothing(room, monkeypatch, sole, where, after):
+    order = room.order(room.sh("true"), sole=sole)
+    owner, name = {
+        "image": (room.containers._images, "ensure"),
+        "engine": (room.containers._machine.engine, "create"),
+    }[where]
+    await cancelled_inside(monkeypatch, owner, name, room.containers.create(order), after=after)
     assert not (room.settings.containers / order.guid).exists()
     assert not room.containers._machine.cgroups.exists(f"{room.settings.cgroup}/{order.guid}")
     assert order.guid not in room.containers._taken
 
 
-async def test_cancelling_a_spawn_leaves_no_process(room):
+@pytest.mark.parametrize("after", [False, True])
+async def test_cancelling_a_spawn_leaves_no_process(room, monkeypatch, after):
     run = room.sh("sleep 1000")
+    engine = room.containers._machine.engine
     async with room.container(run, sole=False) as container:
-        task = asyncio.ensure_future(container.spawn(run, print))
-        await asyncio.sleep(0.001)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+        await cancelled_inside(monkeypatch, engine, "execute", container.spawn(run, print), after=after)
+        while not container._processes[0].child.ended:
+            await asyncio.sleep(0.001)
         output = Output()
         await (await container.spawn(room.sh("ps | grep -c 'sleep 100[0]'"), output)).wait()
         assert output.out == "0\n"
+
+
+async def test_cancelling_the_wait_leaves_the_process(room):
+    run = room.sh("echo up; sleep 1000")
+    async with room.container(run) as container:
+        output = Output()
+        process = await container.spawn(run, output)
+        await until_output(output, "up")
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(process.wait(), 0)
+        assert not process.child.ended
 
 
 async def test_a_deep_and_awkward_tree_is_removed(room):

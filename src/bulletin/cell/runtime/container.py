@@ -254,7 +254,7 @@ class OneContainer:
                 os.close(fd)
 
     async def _wait_for_init(self) -> None:
-        """crun fails at times to enter a container whose init is not itself yet; it is, a millisecond after start."""
+        """Wait until the init is itself, a millisecond after the start: before, crun fails at times to enter."""
         deadline = time.monotonic() + limits.ENGINE_SECONDS_MAX
         while self._init is not None and not self._init.ended and not init_runs(self._init.pid):
             if time.monotonic() > deadline:
