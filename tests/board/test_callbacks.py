@@ -42,7 +42,7 @@ async def receiver() -> AsyncIterator[Receiver]:
     made = Receiver()
     server = web.Server(made.answer, access_log=None)
     listening = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0)
-    made.url = "http://127.0.0.1:%d/cb" % listening.sockets[0].getsockname()[1]
+    made.url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/cb"
     yield made
     if made.hang is not None:
         made.hang.set()

@@ -286,7 +286,7 @@ class FakeBoard:
 async def eventually(condition: Callable[[], bool]) -> None:
     """Let the loop go on until something of the client itself, which tells nobody, has come true."""
     async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - there is no event to wait for, and a client needs none
+        while not condition():
             await asyncio.sleep(0.001)
 
 

@@ -398,7 +398,7 @@ def batches(draw: st.DrawFn) -> Batch:
         Output(guid, draw(st.binary(max_size=50)), draw(st.integers(0, NEVER - 1)))
         for guid in draw(st.sets(st.sampled_from(GUIDS)))
     ]
-    return Batch(tasks, removed, domains, outputs)
+    return Batch(tasks, removed, domains, outputs=outputs)
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

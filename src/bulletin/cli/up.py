@@ -216,17 +216,16 @@ class Children:
             self._selector.unregister(descriptor)
             return
         if child.ready:
-            # There is nothing more to say by the contract; whatever it is, it is not for our standard output.
-            sys.stderr.buffer.write(data)
-            sys.stderr.buffer.flush()
+            _pass_on(data)
             return
         child.said += data
-        line, newline, _ = child.said.partition(b"\n")
+        line, newline, rest = child.said.partition(b"\n")
         if newline or len(line) > _LINE_BYTES_MAX:
-            word, _, rest = line.decode("utf-8", "replace").partition(" ")
-            if word != "ready" or not rest:
+            word, _, place = line.decode("utf-8", "replace").partition(" ")
+            if word != "ready" or not place:
                 raise ChildEnded(f"the {child.name} said {line[:200]!r} instead of ready")
-            child.ready = rest
+            child.ready = place
+            _pass_on(rest)
 
     def _spawn(self, command: str, arguments: Sequence[str]) -> _Child:
         process = subprocess.Popen(
@@ -258,6 +257,13 @@ class Children:
             if child.process.stdout is not None:
                 child.process.stdout.close()
         self._children.clear()
+
+
+def _pass_on(data: bytes) -> None:
+    """By the contract there is nothing more to say; whatever it is, it is not for our standard output."""
+    if data:
+        sys.stderr.write(data.decode("utf-8", "replace"))
+        sys.stderr.flush()
 
 
 @contextlib.contextmanager
