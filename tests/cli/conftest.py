@@ -165,5 +165,7 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         if name.startswith("BULLETIN_"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("COLUMNS", "80")
+    # It would bind the loggers of this whole process to the captured stream of one test.
+    monkeypatch.setattr("bulletin.telemetry.logging.configure", lambda _level: None)
     monkeypatch.setattr("bulletin.client.transport.RETRY_DELAY_SECONDS", 0.01)
     monkeypatch.setattr("bulletin.client.waits.RETRY_DELAY_SECONDS", 0.01)

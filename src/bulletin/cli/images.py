@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 from cyclopts import App, Parameter
 
 from bulletin.cli import printing
-from bulletin.cli.exits import FAILED, OK, CommandFailed
+from bulletin.cli.exits import FAILED, OK, USAGE, CommandFailed
 from bulletin.cli.options import DEFAULT_DATA, DataDirectory, Json, quiet_logs, run_async
 
 if TYPE_CHECKING:
@@ -143,7 +143,9 @@ def _with_store(data: Path, work: Callable[[ImageStore], Coroutine[object, objec
     try:
         return run_async(opened())
     except ImageRefused as error:
-        raise CommandFailed(str(error), "bulletin image --help; `bulletin doctor` checks the tools", FAILED) from error
+        raise CommandFailed(
+            str(error), "check the name, the registry and the network; `bulletin doctor` checks the tools", FAILED
+        ) from error
 
 
 def _show(record: ImageRecord, *, as_json: bool) -> int:
@@ -183,11 +185,15 @@ def _read_password(username: str, file: Path | None) -> str:
         try:
             password = file.read_text().partition("\n")[0]
         except (OSError, UnicodeDecodeError) as error:
-            raise CommandFailed(f"{file} cannot be read", "name a file with the password on its first line") from error
+            raise CommandFailed(
+                f"{file} cannot be read", "name a file with the password on its first line", USAGE
+            ) from error
     else:
         password = os.environ.get("BULLETIN_IMAGE_PASSWORD", "") if username else ""
     if bool(username) != bool(password):
         raise CommandFailed(
-            "user name and password go together", "pass --username and --password-file (or BULLETIN_IMAGE_PASSWORD)"
+            "user name and password go together",
+            "pass --username and --password-file (or BULLETIN_IMAGE_PASSWORD)",
+            USAGE,
         )
     return password

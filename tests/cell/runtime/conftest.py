@@ -19,6 +19,7 @@ from support.skips import require_command, require_root
 from bulletin.cell.images.api import Image, ImageRefused
 from bulletin.cell.runtime.api import ContainerOrder, ProcessExit, Stream
 from bulletin.cell.runtime.containers import Containers, ContainersSettings
+from bulletin.cell.runtime.machine import find_init
 from bulletin.core.actions import ResourceLimits, RunAction
 from bulletin.core.definition import TaskDefinition
 
@@ -45,9 +46,9 @@ def build_image(root: Path) -> None:
     (root / "bin/lost").chmod(0o755)
     (root / "tmp").chmod(0o1777)
     os.chown(root / "home/vcap", 2000, 2000)
-    # What a set-user-id program looks like; busybox gives the right up itself, the kernel must have refused it before.
-    shutil.copy(_BUSYBOX, root / "bin/su-shell")
-    (root / "bin/su-shell").chmod(0o4755)
+    # Busybox gives such rights up by itself, so it has to be another program.
+    shutil.copy(find_init() or _BUSYBOX, root / "bin/set-user-id")
+    (root / "bin/set-user-id").chmod(0o4755)
 
 
 @pytest.fixture(scope="session")
