@@ -6,7 +6,7 @@ import pytest
 
 from bulletin.board.cells import CONTAINER_MISSING, Cells, LinkRefused
 from bulletin.board.settings import BoardSettings
-from bulletin.core.lifecycle import Cancel, Complete, Desire, Start
+from bulletin.core.lifecycle import Cancel, Complete, Delete, Desire, Resolving, Start
 from bulletin.core.model import Resources, TaskState
 from bulletin.store.broken import fail_always
 from bulletin.wire import link as wire_link
@@ -38,7 +38,13 @@ def cells(desk, clock):
     return made
 
 
-def hello(cell_id="a", *, incarnation="1", held=(), draining=False, **capacity) -> link_pb2.Hello:
+def asked(desk, guid) -> link_pb2.Start:
+    return link_pb2.Start(task_guid=guid, created_at=desk.writer.tasks[guid].created_at)
+
+
+def hello(
+    cell_id="a", *, incarnation="1", held=(), draining=False, created_at=1_000_000 * 10**9, **capacity
+) -> link_pb2.Hello:
     return link_pb2.Hello(
         presence=bbs_pb2.CellPresence(
             cell_id=cell_id,
@@ -48,7 +54,7 @@ def hello(cell_id="a", *, incarnation="1", held=(), draining=False, **capacity) 
             rootfs_providers=[bbs_pb2.Provider(name="docker")],
         ),
         arbitrary_rootfs=["docker"],
-        held=[Held(task_guid=guid, phase=phase, memory_mb=mb) for guid, phase, mb in held],
+        held=[Held(task_guid=guid, phase=phase, memory_mb=mb, created_at=created_at) for guid, phase, mb in held],
         draining=draining,
         incarnation=incarnation,
         protocol=wire_link.PROTOCOL,
@@ -91,7 +97,7 @@ async def test_a_whole_life_counts_what_the_cell_holds(cells, desk, definition):
     assert cells.holder("g") == "a"
     (state,) = cells.states()
     assert (state.available, state.task_count, state.starting_count) == (Resources(70, 95, 9), 1, 1)
-    await cells.handle("a", outbox, frame(start=link_pb2.Start(task_guid="g")))
+    await cells.handle("a", outbox, frame(start=asked(desk, "g")))
     assert desk.writer.tasks["g"].cell_id == "a"
     assert cells.states()[0].starting_count == 0
     completed = link_pb2.Completed(task_guid="g", result="r", output=[wire_link.log_line(1, "LOG", "hi")])
@@ -113,8 +119,8 @@ async def test_only_one_of_two_cells_may_start_a_task(cells, desk, definition):
     await desired(desk, definition)
     _, a = cells.connect(hello("a"))
     _, b = cells.connect(hello("b"))
-    await cells.handle("a", a, frame(start=link_pb2.Start(task_guid="g")))
-    await cells.handle("b", b, frame(start=link_pb2.Start(task_guid="g")))
+    await cells.handle("a", a, frame(start=asked(desk, "g")))
+    await cells.handle("b", b, frame(start=asked(desk, "g")))
     assert (await frames(a))[-1][1].should_start
     assert not (await frames(b))[-1][1].should_start
 
@@ -124,7 +130,7 @@ async def test_a_start_asked_again_by_the_same_cell_is_granted_again(cells, desk
     await desired(desk, definition)
     _, a = cells.connect(hello())
     for _ in range(2):
-        await cells.handle("a", a, frame(start=link_pb2.Start(task_guid="g")))
+        await cells.handle("a", a, frame(start=asked(desk, "g")))
     assert [message.should_start for kind, message in await frames(a) if kind == "started"] == [True, True]
 
 
@@ -132,7 +138,7 @@ async def test_a_cancelled_task_is_stopped_on_its_cell_once(cells, desk, definit
     task = await desired(desk, definition)
     _, outbox = cells.connect(hello())
     cells.assign("a", task)
-    await cells.handle("a", outbox, frame(start=link_pb2.Start(task_guid="g")))
+    await cells.handle("a", outbox, frame(start=asked(desk, "g")))
     await desk.writer.apply(Cancel("g"))
     cells.stop("g")
     assert (await frames(outbox))[-1][0] == "stop"
@@ -166,7 +172,7 @@ async def test_an_outcome_that_may_not_be_durable_is_not_acknowledged(cells, des
     task = await desired(desk, definition)
     _, outbox = cells.connect(hello())
     cells.assign("a", task)
-    await cells.handle("a", outbox, frame(start=link_pb2.Start(task_guid="g")))
+    await cells.handle("a", outbox, frame(start=asked(desk, "g")))
     desk.store.fail = fail_always("commit")
     await cells.handle("a", outbox, frame(completed=link_pb2.Completed(task_guid="g")))
     assert "acknowledged" not in [kind for kind, _ in await frames(outbox)]
@@ -181,7 +187,7 @@ async def test_what_a_lost_cell_had_not_started_is_free_at_once(cells, desk, def
     _, outbox = cells.connect(hello())
     cells.assign("a", given)
     cells.assign("a", desk.writer.tasks["running"])
-    await cells.handle("a", outbox, frame(start=link_pb2.Start(task_guid="running")))
+    await cells.handle("a", outbox, frame(start=asked(desk, "running")))
     cells.disconnect("a", outbox)
     assert cells.listener.offered == ["given"]
     assert cells.holder("given") is None
@@ -194,7 +200,7 @@ async def test_a_cell_gone_for_longer_than_its_presence_fails_its_tasks(cells, d
     task = await desired(desk, definition)
     _, outbox = cells.connect(hello())
     cells.assign("a", task)
-    await cells.handle("a", outbox, frame(start=link_pb2.Start(task_guid="g")))
+    await cells.handle("a", outbox, frame(start=asked(desk, "g")))
     cells.disconnect("a", outbox)
     clock.seconds += 14
     cells.sweep()
@@ -233,7 +239,7 @@ async def test_a_restarted_cell_that_lost_its_containers_fails_their_tasks(cells
     task = await desired(desk, definition)
     _, outbox = cells.connect(hello(incarnation="1"))
     cells.assign("a", task)
-    await cells.handle("a", outbox, frame(start=link_pb2.Start(task_guid="g")))
+    await cells.handle("a", outbox, frame(start=asked(desk, "g")))
     cells.disconnect("a", outbox)
     cells.connect(hello(incarnation="2"))
     await desk.writer.settle()
@@ -340,9 +346,30 @@ async def test_a_guid_given_again_while_its_forerunner_is_leaving_counts_once(ce
     task = await desired(desk, definition, memory_mb=30)
     _, outbox = cells.connect(hello())
     cells.assign("a", task)
-    await cells.handle("a", outbox, frame(start=link_pb2.Start(task_guid="g")))
+    await cells.handle("a", outbox, frame(start=asked(desk, "g")))
     await cells.handle("a", outbox, frame(completed=link_pb2.Completed(task_guid="g")))
     cells.assign("a", task)
     assert cells.states()[0].available == Resources(70, 100, 9)
     await cells.handle("a", outbox, frame(gone=link_pb2.Gone(task_guid="g")))
     assert cells.states()[0].available == Resources(100, 100, 10)
+
+
+async def test_a_question_about_a_task_whose_guid_was_desired_again_is_refused(cells, desk, definition, clock):
+    old = await desired(desk, definition)
+    _, outbox = cells.connect(hello())
+    cells.assign("a", old)
+    question = asked(desk, "g")
+    for operation in (Cancel("g"), Resolving("g"), Delete("g")):
+        await desk.writer.apply(operation)
+    clock.seconds += 1
+    await desired(desk, definition)
+    await cells.handle("a", outbox, frame(start=question))
+    assert not (await frames(outbox))[-1][1].should_start
+    assert desk.writer.tasks["g"].state is TaskState.PENDING
+
+
+async def test_a_reconnected_cell_that_holds_a_forerunner_stops_it(cells, desk, definition):
+    await desired(desk, definition)
+    _, outbox = cells.connect(hello(held=[("g", Held.STARTING, 1)], created_at=7))
+    assert [kind for kind, _ in await frames(outbox)] == ["welcome", "stop"]
+    assert cells.holder("g") is None

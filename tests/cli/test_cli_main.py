@@ -152,6 +152,32 @@ def test_a_reader_that_goes_away_is_no_traceback(board):
     assert err == b""
 
 
+@pytest.mark.parametrize("arguments", [("version",), ("cells",), ("cells", "--json")])
+def test_nobody_reads_at_all(board, arguments):
+    board.board.cells.append(_cell("c"))
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "bulletin", *arguments],
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            timeout=60,
+            env={**os.environ, "BULLETIN_BOARD": board.url},
+            check=False,
+        )
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_a_terminal_without_umlauts_is_no_reason_to_fail(board):
+    board.board.cells.append(_cell("zölle"))
+    done = run("cells", BULLETIN_BOARD=board.url, PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "z\\xf6lle" in done.stdout
+
+
 def _cell(name: str):
     from bulletin.wire.proto import bbs_pb2
 

@@ -29,6 +29,7 @@ from bulletin import (
 )
 from bulletin.core.errors import ErrorType, TaskError
 from bulletin.wire.proto import bbs_pb2
+from bulletin.wire.tasks import encode_task
 
 DESIRE = "/v1/tasks/desire.r2"
 PING = "/v1/ping"
@@ -231,6 +232,17 @@ async def test_a_desire_whose_answer_was_lost_is_recognised(board, client, defin
     await client.desire("g", "d", replace(definition, image_username="u", image_password="p"))
     assert board.count(DESIRE) == 2
     assert set(board.tasks) == {"g"}
+
+
+async def test_a_board_that_keeps_the_password_to_itself(board, client, definition, monkeypatch):
+    async def without_password(_message: object) -> bytes:
+        task = bbs_pb2.Task.FromString(encode_task(board.tasks["g"]))
+        task.task_definition.image_password = ""
+        return bbs_pb2.TaskResponse(task=task).SerializeToString()
+
+    monkeypatch.setattr(board, "_task_by_guid", without_password)
+    board.order(DESIRE, "lose answer")
+    await client.desire("g", "d", replace(definition, image_username="u", image_password="p"))
 
 
 @pytest.mark.parametrize("change", [{"domain": "other"}, {"memory": 77}])

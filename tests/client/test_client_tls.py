@@ -49,7 +49,7 @@ async def url(authority):
     runner = web.AppRunner(app, shutdown_timeout=0.01)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
-    yield "https://127.0.0.1:{}".format(runner.addresses[0][1])
+    yield f"https://127.0.0.1:{runner.addresses[0][1]}"
     await runner.cleanup()
 
 

@@ -10,6 +10,7 @@ from bulletin import (
     AsyncClient,
     BoardUnreachable,
     Refused,
+    Task,
     TaskExists,
     TaskGone,
     TaskNotFound,
@@ -17,7 +18,19 @@ from bulletin import (
     WaitTimeout,
 )
 from bulletin.client import waits
-from bulletin.core.lifecycle import Cancel, Complete, Delete, Desire, Reject, Resolving, Start, TaskCreated, TaskRemoved
+from bulletin.client.waits import Wait
+from bulletin.core.lifecycle import (
+    Cancel,
+    Complete,
+    Delete,
+    Desire,
+    Reject,
+    Resolving,
+    Start,
+    TaskChanged,
+    TaskCreated,
+    TaskRemoved,
+)
 from bulletin.wire.events import encode_event
 from bulletin.wire.tasks import encode_definition, summarise
 
@@ -39,6 +52,39 @@ def until_waiting(client, eventually):
         await eventually(lambda: any(wait.is_confirmed for wait in client._open_waits()._by_guid.get(guid, ())))
 
     return until
+
+
+def life(stored, created_at, *, state=TaskState.COMPLETED, result=""):
+    return Task("g", "d", stored, state, created_at, created_at, result=result)
+
+
+async def test_a_wait_holds_an_end_until_it_is_known_to_be_its_own(stored):
+    wait = Wait("g")
+    # Somebody else's task of that guid, from beginning to end, while our desire is under way.
+    wait.hear(TaskCreated(life(stored, 1, state=TaskState.PENDING)))
+    wait.hear(TaskChanged(life(stored, 1, state=TaskState.RUNNING), life(stored, 1, result="theirs")))
+    wait.hear(TaskRemoved(life(stored, 1, result="theirs")))
+    wait.hear(TaskCreated(life(stored, 2, state=TaskState.PENDING)))
+    wait.confirm()
+    wait.hear(TaskChanged(life(stored, 2, state=TaskState.RUNNING), life(stored, 2, result="ours")))
+    assert (await wait.ended()).result == "ours"
+
+
+async def test_a_wait_is_not_misled_by_an_older_end_that_comes_late(stored):
+    wait = Wait("g")
+    wait.hear(TaskChanged(life(stored, 2, state=TaskState.RUNNING), life(stored, 2, result="ours")))
+    wait.hear(TaskRemoved(life(stored, 1, result="older")))
+    wait.confirm()
+    wait.hear(TaskCreated(life(stored, 2, state=TaskState.PENDING)))
+    assert (await wait.ended()).result == "ours"
+
+
+async def test_a_wait_for_a_task_that_was_found_is_for_no_later_one(stored):
+    wait = Wait("g")
+    wait.find(life(stored, 1, state=TaskState.RUNNING))
+    wait.hear(TaskCreated(life(stored, 2, state=TaskState.PENDING)))
+    wait.hear(TaskRemoved(life(stored, 1, result="ours")))
+    assert (await wait.ended()).result == "ours"
 
 
 async def test_run_costs_one_stream_one_desire_and_nothing_else(board, client, definition):
@@ -371,6 +417,19 @@ async def test_the_stream_is_closed_when_nobody_waits(board, client, definition,
     await board.finish("h")
     assert (await running).succeeded
     assert board.count(STREAM) == 2
+
+
+async def test_a_new_wait_keeps_an_idle_stream(board, client, definition):
+    running = asyncio.create_task(client.run(definition, guid="g"))
+    await board.desired("g")
+    await board.finish("g")
+    await running
+    assert client._waits._idle is not None
+    running = asyncio.create_task(client.run(definition, guid="h"))
+    await board.desired("h")
+    assert client._waits._idle is None
+    await board.finish("h")
+    await running
 
 
 async def test_an_idle_stream_that_is_cut_is_not_opened_again(board, client, definition):

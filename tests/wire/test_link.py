@@ -20,7 +20,7 @@ LINE = link.log_line(5, "TASK", "text")
     ("data", "expected"),
     [
         (link.hello(l.Hello(incarnation="i")), l.Frame(hello=l.Hello(incarnation="i"))),
-        (link.start("g"), l.Frame(start=l.Start(task_guid="g"))),
+        (link.start("g", 7), l.Frame(start=l.Start(task_guid="g", created_at=7))),
         (
             link.completed("g", failed=True, failure_reason="f", result="r", output=[LINE]),
             l.Frame(completed=l.Completed(task_guid="g", failed=True, failure_reason="f", result="r", output=[LINE])),
@@ -36,7 +36,7 @@ LINE = link.log_line(5, "TASK", "text")
         (link.stop("g"), l.Frame(stop=l.Stop(task_guid="g"))),
         (link.refused("r"), l.Frame(refused=l.Refused(reason="r"))),
         # Frames without a word in them are still frames.
-        (link.start(""), l.Frame(start=l.Start())),
+        (link.start("", 0), l.Frame(start=l.Start())),
         (link.refused(""), l.Frame(refused=l.Refused())),
     ],
 )
@@ -97,7 +97,7 @@ def test_unreadable(data, text):
 
 
 def test_too_long(monkeypatch):
-    data = link.start("g" * 10)
+    data = link.start("g" * 10, 0)
     monkeypatch.setattr(link, "LINK_FRAME_BYTES_MAX", len(data))
     assert link.decode_frame(data).start.task_guid == "g" * 10
     with pytest.raises(TaskError, match=f"a frame of {len(data) + 1} bytes; at most {len(data)} are read"):

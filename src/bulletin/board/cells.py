@@ -279,7 +279,7 @@ class Cells:
             return  # the link was replaced while this frame was on its way; the cell says it again on the new one
         match frame.WhichOneof("body"):
             case "start":
-                await self._start(cell_id, cell, outbox, frame.start.task_guid)
+                await self._start(cell_id, cell, outbox, frame.start)
             case "completed":
                 await self._completed(cell_id, cell, outbox, frame.completed)
             case "rejected":
@@ -293,7 +293,13 @@ class Cells:
             case body:
                 raise LinkRefused(f"a cell does not send {body}")
 
-    async def _start(self, cell_id: str, cell: _Cell, outbox: Outbox, guid: str) -> None:
+    async def _start(self, cell_id: str, cell: _Cell, outbox: Outbox, message: link_pb2.Start) -> None:
+        guid = message.task_guid
+        task = self._writer.tasks.get(guid)
+        if task is not None and task.created_at != message.created_at:
+            # Cancelled, deleted and desired again while the question was on its way: it was about the old one.
+            outbox.put(wire_link.started(guid, False))
+            return
         try:
             await self._writer.apply(Start(guid, cell_id))
         except TaskError as error:
@@ -363,8 +369,9 @@ class Cells:
             guid = held.task_guid
             resources = Resources(held.memory_mb, held.disk_mb, 1)
             task = self._writer.tasks.get(guid)
-            mine = task is not None and task.state is TaskState.RUNNING and task.cell_id == cell_id
-            free = task is not None and task.state is TaskState.PENDING and guid not in self._holders
+            same = task is not None and task.created_at == held.created_at
+            mine = same and task is not None and task.state is TaskState.RUNNING and task.cell_id == cell_id
+            free = same and task is not None and task.state is TaskState.PENDING and guid not in self._holders
             wanted = mine or (free and held.phase == link_pb2.Held.STARTING)
             self._hold(cell_id, cell, guid, resources, held.phase, owner=wanted)
             if not wanted and held.phase in (link_pb2.Held.STARTING, link_pb2.Held.RUNNING):

@@ -151,6 +151,7 @@ class TaskWork:
             phase = link_pb2.Held.REPORTING
         return link_pb2.Held(
             task_guid=self.guid,
+            created_at=self.created_at,
             phase=phase,
             memory_mb=self.resources.memory_mb,
             disk_mb=self.resources.disk_mb,
@@ -228,7 +229,7 @@ class TaskWork:
             self._answer_timer = loop.call_later(limits.START_ANSWER_SECONDS_MAX, self.hear, cellwork.Expired())
         if board.link != self._asked_on:
             self._asked_on = board.link
-            board.send(wire_link.start(self.guid))
+            board.send(wire_link.start(self.guid, self.created_at))
 
     def _clear_answer_timer(self) -> None:
         if self._answer_timer is not None:

@@ -58,7 +58,12 @@ def stdout_console() -> Console:
     """Standard output as a place for tables and panels."""
     from rich.console import Console
 
-    return Console(
+    class Pipe(Console):
+        def on_broken_pipe(self) -> None:
+            # Rich would leave the program from here with a status of its own; ours is told by ``cli.app``.
+            raise BrokenPipeError
+
+    return Pipe(
         file=sys.stdout,
         width=None if sys.stdout.isatty() else _FILE_COLUMNS,
         highlight=False,

@@ -74,9 +74,9 @@ def hello(message: link_pb2.Hello) -> bytes:
     return Frame(hello=message).SerializeToString()
 
 
-def start(guid: str) -> bytes:
-    """May I run it?"""
-    return Frame(start=link_pb2.Start(task_guid=guid)).SerializeToString()
+def start(guid: str, created_at: int) -> bytes:
+    """May I run it? ``created_at`` (ns) is the task's, which tells it from a later one of the same guid."""
+    return Frame(start=link_pb2.Start(task_guid=guid, created_at=created_at)).SerializeToString()
 
 
 def completed(

@@ -143,11 +143,11 @@ class OneContainer:
 
     def _prepare_root(self) -> None:
         definition = self._plan.order.definition
-        mounts.prepare_upper(self._directory, self._plan.image, self._ids)
+        namespace = None if self._ids is None else self._machine.user_namespace
+        mounts.prepare_upper(self._directory, self._plan.image, None if namespace is None else self._ids)
         os.mkdir(self._bundle, 0o711)
         target = f"{self._bundle}/rootfs"
         os.mkdir(target, 0o711)
-        namespace = None if self._ids is None else self._machine.user_namespace
         mounts.mount_root(self._directory, self._plan.image, target, namespace, privileged=definition.privileged)
         self._rootfs = Rootfs(target, self._ids)
 

@@ -14,6 +14,7 @@ import resource
 import shutil
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -227,9 +228,18 @@ class _Opening:
         try:
             return _Found(engine, seccomp, await self._run_test(engine, seccomp))
         finally:
+            await self._clean_up(engine)
+
+    async def _clean_up(self, engine: Engine) -> None:
+        # Whatever an engine that does not work left of its container is in the way of the next one's.
+        group = f"{self.settings.cgroup}/{_TEST_GUID}"
+        await self.cgroups.kill(group)
+        with contextlib.suppress(EngineFailed):
             await engine.delete(_TEST_GUID)
-            await self.cgroups.remove(f"{self.settings.cgroup}/{_TEST_GUID}")
-            await self.namespace.run(lambda: shutil.rmtree(f"{private}/bundles/{_TEST_GUID}", ignore_errors=True))
+        await self.cgroups.remove(group)
+        for place in ("bundles", "engine"):
+            path = f"{self.settings.private}/{place}/{_TEST_GUID}"
+            await self.namespace.run(partial(shutil.rmtree, path, ignore_errors=True))
 
     async def _run_test(self, engine: Engine, seccomp: Seccomp | None) -> int:
         """Run a container of which nothing is wanted but a good end; answers its user namespace, open."""

@@ -51,6 +51,11 @@ def prepare_upper(directory: str, image: Path, ids: IdRange | None) -> None:
     """Make the writable directory of a container: ``upper`` and ``work`` in ``directory``.
 
     The root directory of an overlay is the upper one, so it takes on mode and owner of the image's.
+
+    Args:
+        directory: is made; its parent is there.
+        image: the directory below.
+        ids: how the image will be shown shifted; None when it is shown as it is.
     """
     os.mkdir(directory, 0o700)
     os.mkdir(os.path.join(directory, "work"), 0o700)

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from bulletin.wire.proto import bbs_pb2 as bbs__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\nlink.proto\x12\rbulletin.link\x1a\tbbs.proto\"\xb8\x04\n\x05\x46rame\x12%\n\x05hello\x18\x01 \x01(\x0b\x32\x14.bulletin.link.HelloH\x00\x12%\n\x05start\x18\x02 \x01(\x0b\x32\x14.bulletin.link.StartH\x00\x12-\n\tcompleted\x18\x03 \x01(\x0b\x32\x18.bulletin.link.CompletedH\x00\x12+\n\x08rejected\x18\x04 \x01(\x0b\x32\x17.bulletin.link.RejectedH\x00\x12#\n\x04gone\x18\x05 \x01(\x0b\x32\x13.bulletin.link.GoneH\x00\x12+\n\x08\x64raining\x18\x06 \x01(\x0b\x32\x17.bulletin.link.DrainingH\x00\x12\'\n\x06output\x18\x07 \x01(\x0b\x32\x15.bulletin.link.OutputH\x00\x12)\n\x07welcome\x18\x10 \x01(\x0b\x32\x16.bulletin.link.WelcomeH\x00\x12\'\n\x06\x61ssign\x18\x11 \x01(\x0b\x32\x15.bulletin.link.AssignH\x00\x12)\n\x07started\x18\x12 \x01(\x0b\x32\x16.bulletin.link.StartedH\x00\x12\x33\n\x0c\x61\x63knowledged\x18\x13 \x01(\x0b\x32\x1b.bulletin.link.AcknowledgedH\x00\x12#\n\x04stop\x18\x14 \x01(\x0b\x32\x13.bulletin.link.StopH\x00\x12)\n\x07refused\x18\x15 \x01(\x0b\x32\x16.bulletin.link.RefusedH\x00\x42\x06\n\x04\x62ody\"\xc3\x01\n\x05Hello\x12,\n\x08presence\x18\x01 \x01(\x0b\x32\x1a.bulletin.bbs.CellPresence\x12\x18\n\x10\x61rbitrary_rootfs\x18\x02 \x03(\t\x12\x16\n\x0evolume_drivers\x18\x03 \x03(\t\x12!\n\x04held\x18\x04 \x03(\x0b\x32\x13.bulletin.link.Held\x12\x10\n\x08\x64raining\x18\x05 \x01(\x08\x12\x13\n\x0bincarnation\x18\x06 \x01(\t\x12\x10\n\x08protocol\x18\x07 \x01(\r\"\xba\x01\n\x04Held\x12\x11\n\ttask_guid\x18\x01 \x01(\t\x12(\n\x05phase\x18\x02 \x01(\x0e\x32\x19.bulletin.link.Held.Phase\x12\x11\n\tmemory_mb\x18\x03 \x01(\x05\x12\x0f\n\x07\x64isk_mb\x18\x04 \x01(\x05\"Q\n\x05Phase\x12\x11\n\rPHASE_INVALID\x10\x00\x12\x0c\n\x08STARTING\x10\x01\x12\x0b\n\x07RUNNING\x10\x02\x12\r\n\tREPORTING\x10\x03\x12\x0b\n\x07LEAVING\x10\x04\"\x1a\n\x05Start\x12\x11\n\ttask_guid\x18\x01 \x01(\t\"~\n\tCompleted\x12\x11\n\ttask_guid\x18\x01 \x01(\t\x12\x0e\n\x06\x66\x61iled\x18\x02 \x01(\x08\x12\x16\n\x0e\x66\x61ilure_reason\x18\x03 \x01(\t\x12\x0e\n\x06result\x18\x04 \x01(\t\x12&\n\x06output\x18\x05 \x03(\x0b\x32\x16.bulletin.link.LogLine\"-\n\x08Rejected\x12\x11\n\ttask_guid\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x19\n\x04Gone\x12\x11\n\ttask_guid\x18\x01 \x01(\t\"\n\n\x08\x44raining\"B\n\x06Output\x12\x11\n\ttask_guid\x18\x01 \x01(\t\x12%\n\x05lines\x18\x02 \x03(\x0b\x32\x16.bulletin.link.LogLine\"\x83\x01\n\x07LogLine\x12\x0f\n\x07time_ns\x18\x01 \x01(\x03\x12-\n\x06stream\x18\x02 \x01(\x0e\x32\x1d.bulletin.link.LogLine.Stream\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x0c\n\x04text\x18\x04 \x01(\t\"\x1a\n\x06Stream\x12\x07\n\x03OUT\x10\x00\x12\x07\n\x03\x45RR\x10\x01\"*\n\x07Welcome\x12\r\n\x05\x62oard\x18\x01 \x01(\t\x12\x10\n\x08protocol\x18\x02 \x01(\r\"*\n\x06\x41ssign\x12 \n\x04task\x18\x01 \x01(\x0b\x32\x12.bulletin.bbs.Task\"2\n\x07Started\x12\x11\n\ttask_guid\x18\x01 \x01(\t\x12\x14\n\x0cshould_start\x18\x02 \x01(\x08\"!\n\x0c\x41\x63knowledged\x12\x11\n\ttask_guid\x18\x01 \x01(\t\"\x19\n\x04Stop\x12\x11\n\ttask_guid\x18\x01 \x01(\t\"\x19\n\x07Refused\x12\x0e\n\x06reason\x18\x01 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\nlink.proto\x12\rbulletin.link\x1a\tbbs.proto\"\xb8\x04\n\x05\x46rame\x12%\n\x05hello\x18\x01 \x01(\x0b\x32\x14.bulletin.link.HelloH\x00\x12%\n\x05start\x18\x02 \x01(\x0b\x32\x14.bulletin.link.StartH\x00\x12-\n\tcompleted\x18\x03 \x01(\x0b\x32\x18.bulletin.link.CompletedH\x00\x12+\n\x08rejected\x18\x04 \x01(\x0b\x32\x17.bulletin.link.RejectedH\x00\x12#\n\x04gone\x18\x05 \x01(\x0b\x32\x13.bulletin.link.GoneH\x00\x12+\n\x08\x64raining\x18\x06 \x01(\x0b\x32\x17.bulletin.link.DrainingH\x00\x12\'\n\x06output\x18\x07 \x01(\x0b\x32\x15.bulletin.link.OutputH\x00\x12)\n\x07welcome\x18\x10 \x01(\x0b\x32\x16.bulletin.link.WelcomeH\x00\x12\'\n\x06\x61ssign\x18\x11 \x01(\x0b\x32\x15.bulletin.link.AssignH\x00\x12)\n\x07started\x18\x12 \x01(\x0b\x32\x16.bulletin.link.StartedH\x00\x12\x33\n\x0c\x61\x63knowledged\x18\x13 \x01(\x0b\x32\x1b.bulletin.link.AcknowledgedH\x00\x12#\n\x04stop\x18\x14 \x01(\x0b\x32\x13.bulletin.link.StopH\x00\x12)\n\x07refused\x18\x15 \x01(\x0b\x32\x16.bulletin.link.RefusedH\x00\x42\x06\n\x04\x62ody\"\xc3\x01\n\x05Hello\x12,\n\x08presence\x18\x01 \x01(\x0b\x32\x1a.bulletin.bbs.CellPresence\x12\x18\n\x10\x61rbitrary_rootfs\x18\x02 \x03(\t\x12\x16\n\x0evolume_drivers\x18\x03 \x03(\t\x12!\n\x04held\x18\x04 \x03(\x0b\x32\x13.bulletin.link.Held\x12\x10\n\x08\x64raining\x18\x05 \x01(\x08\x12\x13\n\x0bincarnation\x18\x06 \x01(\t\x12\x10\n\x08protocol\x18\x07 \x01(\r\"\xce\x01\n\x04Held\x12\x11\n\ttask_guid\x18\x01 \x01(\t\x12(\n\x05phase\x18\x02 \x01(\x0e\x32\x19.bulletin.link.Held.Phase\x12\x11\n\tmemory_mb\x18\x03 \x01(\x05\x12\x0f\n\x07\x64isk_mb\x18\x04 \x01(\x05\x12\x12\n\ncreated_at\x18\x05 \x01(\x03\"Q\n\x05Phase\x12\x11\n\rPHASE_INVALID\x10\x00\x12\x0c\n\x08STARTING\x10\x01\x12\x0b\n\x07RUNNING\x10\x02\x12\r\n\tREPORTING\x10\x03\x12\x0b\n\x07LEAVING\x10\x04\".\n\x05Start\x12\x11\n\ttask_guid\x18\x01 \x01(\t\x12\x12\n\ncreated_at\x18\x02 \x01(\x03\"~\n\tCompleted\x12\x11\n\ttask_guid\x18\x01 \x01(\t\x12\x0e\n\x06\x66\x61iled\x18\x02 \x01(\x08\x12\x16\n\x0e\x66\x61ilure_reason\x18\x03 \x01(\t\x12\x0e\n\x06result\x18\x04 \x01(\t\x12&\n\x06output\x18\x05 \x03(\x0b\x32\x16.bulletin.link.LogLine\"-\n\x08Rejected\x12\x11\n\ttask_guid\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x19\n\x04Gone\x12\x11\n\ttask_guid\x18\x01 \x01(\t\"\n\n\x08\x44raining\"B\n\x06Output\x12\x11\n\ttask_guid\x18\x01 \x01(\t\x12%\n\x05lines\x18\x02 \x03(\x0b\x32\x16.bulletin.link.LogLine\"\x83\x01\n\x07LogLine\x12\x0f\n\x07time_ns\x18\x01 \x01(\x03\x12-\n\x06stream\x18\x02 \x01(\x0e\x32\x1d.bulletin.link.LogLine.Stream\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x0c\n\x04text\x18\x04 \x01(\t\"\x1a\n\x06Stream\x12\x07\n\x03OUT\x10\x00\x12\x07\n\x03\x45RR\x10\x01\"*\n\x07Welcome\x12\r\n\x05\x62oard\x18\x01 \x01(\t\x12\x10\n\x08protocol\x18\x02 \x01(\r\"*\n\x06\x41ssign\x12 \n\x04task\x18\x01 \x01(\x0b\x32\x12.bulletin.bbs.Task\"2\n\x07Started\x12\x11\n\ttask_guid\x18\x01 \x01(\t\x12\x14\n\x0cshould_start\x18\x02 \x01(\x08\"!\n\x0c\x41\x63knowledged\x12\x11\n\ttask_guid\x18\x01 \x01(\t\"\x19\n\x04Stop\x12\x11\n\ttask_guid\x18\x01 \x01(\t\"\x19\n\x07Refused\x12\x0e\n\x06reason\x18\x01 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,35 +37,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HELLO']._serialized_start=612
   _globals['_HELLO']._serialized_end=807
   _globals['_HELD']._serialized_start=810
-  _globals['_HELD']._serialized_end=996
-  _globals['_HELD_PHASE']._serialized_start=915
-  _globals['_HELD_PHASE']._serialized_end=996
-  _globals['_START']._serialized_start=998
-  _globals['_START']._serialized_end=1024
-  _globals['_COMPLETED']._serialized_start=1026
-  _globals['_COMPLETED']._serialized_end=1152
-  _globals['_REJECTED']._serialized_start=1154
-  _globals['_REJECTED']._serialized_end=1199
-  _globals['_GONE']._serialized_start=1201
-  _globals['_GONE']._serialized_end=1226
-  _globals['_DRAINING']._serialized_start=1228
-  _globals['_DRAINING']._serialized_end=1238
-  _globals['_OUTPUT']._serialized_start=1240
-  _globals['_OUTPUT']._serialized_end=1306
-  _globals['_LOGLINE']._serialized_start=1309
-  _globals['_LOGLINE']._serialized_end=1440
-  _globals['_LOGLINE_STREAM']._serialized_start=1414
-  _globals['_LOGLINE_STREAM']._serialized_end=1440
-  _globals['_WELCOME']._serialized_start=1442
-  _globals['_WELCOME']._serialized_end=1484
-  _globals['_ASSIGN']._serialized_start=1486
-  _globals['_ASSIGN']._serialized_end=1528
-  _globals['_STARTED']._serialized_start=1530
-  _globals['_STARTED']._serialized_end=1580
-  _globals['_ACKNOWLEDGED']._serialized_start=1582
-  _globals['_ACKNOWLEDGED']._serialized_end=1615
-  _globals['_STOP']._serialized_start=1617
-  _globals['_STOP']._serialized_end=1642
-  _globals['_REFUSED']._serialized_start=1644
-  _globals['_REFUSED']._serialized_end=1669
+  _globals['_HELD']._serialized_end=1016
+  _globals['_HELD_PHASE']._serialized_start=935
+  _globals['_HELD_PHASE']._serialized_end=1016
+  _globals['_START']._serialized_start=1018
+  _globals['_START']._serialized_end=1064
+  _globals['_COMPLETED']._serialized_start=1066
+  _globals['_COMPLETED']._serialized_end=1192
+  _globals['_REJECTED']._serialized_start=1194
+  _globals['_REJECTED']._serialized_end=1239
+  _globals['_GONE']._serialized_start=1241
+  _globals['_GONE']._serialized_end=1266
+  _globals['_DRAINING']._serialized_start=1268
+  _globals['_DRAINING']._serialized_end=1278
+  _globals['_OUTPUT']._serialized_start=1280
+  _globals['_OUTPUT']._serialized_end=1346
+  _globals['_LOGLINE']._serialized_start=1349
+  _globals['_LOGLINE']._serialized_end=1480
+  _globals['_LOGLINE_STREAM']._serialized_start=1454
+  _globals['_LOGLINE_STREAM']._serialized_end=1480
+  _globals['_WELCOME']._serialized_start=1482
+  _globals['_WELCOME']._serialized_end=1524
+  _globals['_ASSIGN']._serialized_start=1526
+  _globals['_ASSIGN']._serialized_end=1568
+  _globals['_STARTED']._serialized_start=1570
+  _globals['_STARTED']._serialized_end=1620
+  _globals['_ACKNOWLEDGED']._serialized_start=1622
+  _globals['_ACKNOWLEDGED']._serialized_end=1655
+  _globals['_STOP']._serialized_start=1657
+  _globals['_STOP']._serialized_end=1682
+  _globals['_REFUSED']._serialized_start=1684
+  _globals['_REFUSED']._serialized_end=1709
 # @@protoc_insertion_point(module_scope)

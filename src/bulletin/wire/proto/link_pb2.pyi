@@ -57,7 +57,7 @@ class Hello(_message.Message):
     def __init__(self, presence: _Optional[_Union[_bbs_pb2.CellPresence, _Mapping]] = ..., arbitrary_rootfs: _Optional[_Iterable[str]] = ..., volume_drivers: _Optional[_Iterable[str]] = ..., held: _Optional[_Iterable[_Union[Held, _Mapping]]] = ..., draining: _Optional[bool] = ..., incarnation: _Optional[str] = ..., protocol: _Optional[int] = ...) -> None: ...
 
 class Held(_message.Message):
-    __slots__ = ("task_guid", "phase", "memory_mb", "disk_mb")
+    __slots__ = ("task_guid", "phase", "memory_mb", "disk_mb", "created_at")
     class Phase(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         PHASE_INVALID: _ClassVar[Held.Phase]
@@ -74,17 +74,21 @@ class Held(_message.Message):
     PHASE_FIELD_NUMBER: _ClassVar[int]
     MEMORY_MB_FIELD_NUMBER: _ClassVar[int]
     DISK_MB_FIELD_NUMBER: _ClassVar[int]
+    CREATED_AT_FIELD_NUMBER: _ClassVar[int]
     task_guid: str
     phase: Held.Phase
     memory_mb: int
     disk_mb: int
-    def __init__(self, task_guid: _Optional[str] = ..., phase: _Optional[_Union[Held.Phase, str]] = ..., memory_mb: _Optional[int] = ..., disk_mb: _Optional[int] = ...) -> None: ...
+    created_at: int
+    def __init__(self, task_guid: _Optional[str] = ..., phase: _Optional[_Union[Held.Phase, str]] = ..., memory_mb: _Optional[int] = ..., disk_mb: _Optional[int] = ..., created_at: _Optional[int] = ...) -> None: ...
 
 class Start(_message.Message):
-    __slots__ = ("task_guid",)
+    __slots__ = ("task_guid", "created_at")
     TASK_GUID_FIELD_NUMBER: _ClassVar[int]
+    CREATED_AT_FIELD_NUMBER: _ClassVar[int]
     task_guid: str
-    def __init__(self, task_guid: _Optional[str] = ...) -> None: ...
+    created_at: int
+    def __init__(self, task_guid: _Optional[str] = ..., created_at: _Optional[int] = ...) -> None: ...
 
 class Completed(_message.Message):
     __slots__ = ("task_guid", "failed", "failure_reason", "result", "output")
