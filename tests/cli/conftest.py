@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import importlib.util
 import json
+import signal
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
@@ -169,3 +170,17 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bulletin.telemetry.logging.configure", lambda _level: None)
     monkeypatch.setattr("bulletin.client.transport.RETRY_DELAY_SECONDS", 0.01)
     monkeypatch.setattr("bulletin.client.waits.RETRY_DELAY_SECONDS", 0.01)
+
+
+@pytest.fixture(autouse=True)
+def _deadline() -> Iterator[None]:
+    """A wait that never ends is a failure, not a hang."""
+
+    def give_up(_number: int, _frame: object) -> None:
+        raise TimeoutError("the test hangs")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, 240)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)

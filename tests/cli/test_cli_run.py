@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -206,7 +208,7 @@ class Killer:
         self._thread.join()
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 @pytest.mark.parametrize("never", ["started", "ended"])
 def test_a_signal_cancels_the_task(board, bulletin, ending, number, status, never):
     board.endings = [ending(never=never)]
@@ -293,3 +295,21 @@ def test_patience_is_asked_for_once(board, bulletin, ending, monkeypatch, never,
     said = bulletin("run", "-v", "--keep", "--guid", "g", "busybox", "--", "x")
     assert said.err.count(words) == 1
     assert board.board.count("/v1/tasks/get_by_task_guid.r3") == 1
+
+
+def test_a_second_signal_leaves_at_once(board, ending):
+    board.endings = [ending(never="ended")]
+    fake = board.board
+    fake.order("/v1/tasks/cancel", "hang")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bulletin", "run", "--guid", "g", "--board", board.url, "busybox", "--", "x"],
+        stderr=subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    board.call(fake.until(lambda: "g" in fake.tasks and fake.tasks["g"].state is TaskState.RUNNING))
+    process.send_signal(signal.SIGINT)
+    board.call(fake.until(lambda: fake.count("/v1/tasks/cancel") == 1))
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130
+    assert b"Traceback" not in process.stderr.read()
+    process.stderr.close()

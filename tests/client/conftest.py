@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
@@ -325,3 +326,17 @@ def _short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (transport, waits):
         monkeypatch.setattr(module, "RETRY_DELAY_SECONDS", 0.01)
     monkeypatch.setattr("bulletin.client.subscriptions.RETRY_INTERVAL_SECONDS", 0.01)
+
+
+@pytest.fixture(autouse=True)
+def _deadline() -> Iterator[None]:
+    """A wait that never ends is a failure, not a hang."""
+
+    def give_up(_number: int, _frame: object) -> None:
+        raise TimeoutError("the test hangs")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, 60)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)

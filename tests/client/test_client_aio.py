@@ -349,3 +349,9 @@ async def test_a_password_never_stands_in_an_error(board, client, definition):
     with pytest.raises(TaskExists) as exists:
         await client.desire("g", "elsewhere", replace(definition, image_username="u", image_password=secret))
     assert secret not in repr(exists.value) + str(exists.value)
+
+
+async def test_an_answer_that_is_too_large_is_not_read(board, client, monkeypatch):
+    monkeypatch.setattr("bulletin.core.limits.CLIENT_ANSWER_BYTES_MAX", 1)
+    with pytest.raises(BoardUnreachable, match="its answer has 2 bytes, which is too many"):
+        await client.ping()

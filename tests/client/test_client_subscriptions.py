@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 
 import pytest
 
@@ -121,3 +122,11 @@ async def test_the_server_may_ask_to_be_left_alone(board, client, stored, monkey
     await second
     assert 2.5 in waited
     await events.aclose()
+
+
+async def test_a_peer_that_vanished_is_found_out_by_the_kernel(board, client):
+    with await client._transport.stream(STREAM) as stream:
+        sock = stream._answer.connection.transport.get_extra_info("socket")
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 30
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1

@@ -20,6 +20,7 @@ from bulletin.client.errors import (
 __all__ = [
     "CONFLICT",
     "FAILED",
+    "HUNG_UP",
     "INTERRUPTED",
     "NOT_FOUND",
     "OK",
@@ -40,6 +41,7 @@ NOT_FOUND: Final = 3
 CONFLICT: Final = 4
 UNREACHABLE: Final = 5
 TIMEOUT: Final = 124
+HUNG_UP: Final = 129
 INTERRUPTED: Final = 130
 PIPE_CLOSED: Final = 141
 TERMINATED: Final = 143

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from bulletin.cli import printing
-from bulletin.cli.exits import FAILED, INTERRUPTED, OK, TERMINATED, TIMEOUT
+from bulletin.cli.exits import FAILED, HUNG_UP, INTERRUPTED, OK, TERMINATED, TIMEOUT
 from bulletin.cli.options import Connection
 from bulletin.cli.output import Said, tell_apart
 from bulletin.cli.rendering import line_value
@@ -45,7 +45,7 @@ _HINTS: Final = (
     ("found no compatible cell", "see which cells there are and what they can run: bulletin cells"),
     ("out of memory", "allow it more: --memory"),
     ("executable file not found", "check the command; without a shell in between it must be a program of the image"),
-    ("no such user", "name a user of the image: --user"),
+    ("unable to find user", "name a user of the image: --user"),
     ("failed to create container", "check the image (bulletin image list) and the machine (bulletin doctor)"),
     ("failed to fetch result", "--result-file must name a file of at most 51,200 bytes that the command writes"),
     ("cell disappeared", "run it again; the cell's log tells more"),
@@ -252,10 +252,13 @@ class _Told:
 def _signals() -> Iterator[_Told]:
     told = _Told()
     loop = asyncio.get_running_loop()
-    for number, status in ((signal.SIGINT, INTERRUPTED), (signal.SIGTERM, TERMINATED)):
+    for number, status in _STATUSES.items():
         loop.add_signal_handler(number, told.tell, status)
     try:
         yield told
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in _STATUSES:
             loop.remove_signal_handler(number)
+
+
+_STATUSES: Final = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: TERMINATED, signal.SIGHUP: HUNG_UP}

@@ -90,6 +90,8 @@ PROCESS_ARGUMENT_BYTES_MAX: Final = 1024 * 1024
 PROCESS_STRING_BYTES_MAX: Final = 128 * 1024
 #: /etc/passwd and /etc/group of an image: tens of thousands of users; read anew for each process.
 ACCOUNT_FILE_BYTES_MAX: Final = 1024 * 1024
+#: Files given to a task with its definition, all together: credentials of services, a few kB; they lie in memory.
+MOUNTED_FILES_BYTES_MAX: Final = 1024 * 1024
 #: One command of the container runtime. It takes some 5 ms; on a machine out of memory or disk time, seconds.
 ENGINE_SECONDS_MAX: Final = 30.0
 #: A killed container until the last of its processes is gone; a large one has much memory to give back.

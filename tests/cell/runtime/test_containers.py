@@ -16,8 +16,9 @@ from bulletin.cell.runtime.api import (
     Signal,
     Stream,
 )
+from bulletin.core import limits
 from bulletin.core.actions import ResourceLimits, RunAction
-from bulletin.core.definition import VolumeMount
+from bulletin.core.definition import File, VolumeMount
 
 pytestmark = [pytest.mark.system, pytest.mark.asyncio(loop_scope="module")]
 
@@ -319,6 +320,40 @@ async def test_a_process_that_ignores_the_first_is_ended_by_the_second(room, sol
         assert await asyncio.wait_for(process.wait(), 10) == ProcessExit(137)
 
 
+# -- files of the cell ------------------------------------------------------------------------------------------
+
+
+@BOTH_WAYS
+async def test_names_of_itself_are_known(room, sole):
+    outcome = await room.run("grep localhost /etc/hosts | head -1; grep -c 'g-1$' /etc/hosts", sole=sole, guid="g-1")
+    assert outcome.out == "127.0.0.1 localhost\n1\n"
+    run = room.sh("echo x >> /etc/hosts", user="root")
+    for privileged in (False, True):
+        assert (await room.run(run, sole=sole, privileged=privileged)).exit.status != 0
+
+
+@BOTH_WAYS
+async def test_files_of_the_definition(room, sole):
+    files = (File("db/uri", "first"), File("db/uri", "postgres://ü"), File("/db/type", "sql\n"), File("one", ""))
+    script = "cd /etc/cf-service-bindings; find . -type f | sort; cat db/uri db/type; stat -c %a one db; touch one"
+    outcome = await room.run(script, sole=sole, volume_mounted_files=files)
+    assert outcome.out == "./db/type\n./db/uri\n./one\npostgres://üsql\n644\n755\n"
+    assert outcome.exit.status != 0, "nobody writes there"
+
+
+@pytest.mark.parametrize("path", ["", "/", "..", "../x", "a/../../x", "a//b", "./a", "a/", "a\0b", "x" * 300])
+async def test_files_that_are_no_files_are_refused(room, path):
+    with pytest.raises(ContainerRefused):
+        await room.run("true", volume_mounted_files=(File(path, "x"),))
+
+
+async def test_too_many_bytes_of_files_are_refused(room):
+    half = "x" * (limits.MOUNTED_FILES_BYTES_MAX // 2)
+    assert (await room.run("true", volume_mounted_files=(File("a", half), File("b", half)))).exit.status == 0
+    with pytest.raises(ContainerRefused, match="over 1048576 bytes"):
+        await room.run("true", volume_mounted_files=(File("a", half), File("b", half), File("c", "x")))
+
+
 # -- several processes ------------------------------------------------------------------------------------------
 
 
@@ -460,7 +495,7 @@ async def test_credentials_go_to_the_image_source(room):
 
 
 async def test_volumes_are_refused(room):
-    with pytest.raises(ContainerRefused, match="failed to mount volume"):
+    with pytest.raises(ContainerRefused, match="no volume drivers"):
         await room.run("true", volume_mounts=(VolumeMount("nfs", "/mnt", "rw"),))
 
 

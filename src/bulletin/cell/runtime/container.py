@@ -32,6 +32,7 @@ from bulletin.cell.runtime.api import (
     Stream,
 )
 from bulletin.cell.runtime.engine import EngineFailed, Streams
+from bulletin.cell.runtime.files import write_files
 from bulletin.cell.runtime.machine import Machine
 from bulletin.cell.runtime.process import ContainerProcess, init_runs
 from bulletin.cell.runtime.removal import remove_tree
@@ -122,7 +123,8 @@ class OneContainer:
             streams = Streams()
             if self._sole is not None:
                 streams = self._open_pipes(process, self._outputs, writing)
-            self._write("config.json", spec.container_document(self._facts(process)))
+            binds = write_files(self._bundle, self._guid, self._plan.order.definition.volume_mounted_files)
+            self._write("config.json", spec.container_document(self._facts(process, binds)))
             return streams
 
         try:
@@ -157,7 +159,7 @@ class OneContainer:
         assert self._rootfs is not None
         return spec.with_init(resolve_process(self._sole, self._rootfs, self._context))
 
-    def _facts(self, process: spec.ProcessFacts) -> spec.ContainerFacts:
+    def _facts(self, process: spec.ProcessFacts, binds: tuple[spec.Bind, ...]) -> spec.ContainerFacts:
         definition = self._plan.order.definition
         machine = self._machine
         return spec.ContainerFacts(
@@ -175,6 +177,7 @@ class OneContainer:
             cgroup=self._group,
             seccomp=None if definition.privileged else machine.seccomp,
             init=machine.init,
+            binds=binds,
         )
 
     def _open_pipes(self, process: spec.ProcessFacts, reading: dict[Stream, int], writing: list[int]) -> Streams:

@@ -48,7 +48,7 @@ class Containers:
         if not _GUID.fullmatch(order.guid) or order.guid in self._taken:
             raise ContainerRefused("container guid not available")
         if order.definition.volume_mounts:
-            raise ContainerRefused("failed to mount volume: this cell has no volume drivers")
+            raise ContainerRefused("this cell has no volume drivers")
         self._taken.add(order.guid)
         try:
             plan = await self._plan(order)

@@ -2,8 +2,7 @@
 
 Everything in there is hostile: links that point out, directories swapped for links, pipes and devices where a file is
 expected, files without end. So every name goes through ``openat2`` with the container's root as root, ``..`` and
-absolute links included, and what is found is looked at (as a bare O_PATH handle, which opens nothing) before it is
-opened. Nothing here waits for the container.
+absolute links included, what is found is looked at before it is read, and no open ever waits.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from bulletin.core import limits
 
 __all__ = ["Rootfs"]
 
+_READ_BYTES: Final = 64 * 1024
 _INSIDE: Final = Resolve.IN_ROOT | Resolve.NO_MAGICLINKS
 
 
@@ -139,18 +139,19 @@ class Rootfs:
             OSError: EFBIG when it is not small, or the kernel's reason.
         """
         try:
-            handle = self._open(path, os.O_PATH)
+            # On a pipe this does not wait, and a device does not open on a file system without devices.
+            fd = self._open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
         except (FileNotFoundError, NotADirectoryError):
             return b""
         try:
-            status = os.fstat(handle)
+            status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
                 return b""
             if status.st_size > limits.ACCOUNT_FILE_BYTES_MAX:
                 raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
-            return _read_handle(handle, limits.ACCOUNT_FILE_BYTES_MAX)
+            return _read(fd, limits.ACCOUNT_FILE_BYTES_MAX)
         finally:
-            os.close(handle)
+            os.close(fd)
 
     def _program_problem(self, path: str, account: Account) -> int:
         """An errno that says why it cannot be executed, 0 when it can."""
@@ -227,17 +228,22 @@ def _read_handle(handle: int, bytes_max: int) -> bytes:
     """Read from an O_PATH handle that is known to be a regular file, so the magic link is safe and opening it too."""
     fd = os.open(f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
-        parts = []
-        left = bytes_max
-        while left > 0:
-            data = os.read(fd, left)
-            parts.append(data)
-            if len(data) < left:  # of a regular file that is its end
-                break
-            left -= len(data)
-        return b"".join(parts)
+        return _read(fd, bytes_max)
     finally:
         os.close(fd)
+
+
+def _read(fd: int, bytes_max: int) -> bytes:
+    parts = []
+    left = bytes_max
+    while left > 0:
+        wanted = min(left, _READ_BYTES)
+        data = os.read(fd, wanted)
+        parts.append(data)
+        if len(data) < wanted:  # of a regular file that is its end
+            break
+        left -= len(data)
+    return b"".join(parts)
 
 
 def _no_directory(path: str, error: OSError) -> ProcessRefused:
