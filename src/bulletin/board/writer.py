@@ -84,6 +84,7 @@ class Writer:
         self._publish = publish
         self._perform = perform
         self._retry_seconds = retry_seconds
+        self._loop = asyncio.get_running_loop()
         self._tasks: dict[str, Task] = {}
         self._broken: set[str] = set()
         self._domains: dict[str, int] = {}
@@ -139,7 +140,7 @@ class Writer:
             TaskError: UnknownError when a commit was lost.
         """
         if self._groups:
-            await _wait_for(self._groups[-1])
+            await self._wait_for(self._groups[-1])
 
     # -- changing ------------------------------------------------------------------------------------------------
 
@@ -256,13 +257,19 @@ class Writer:
         group.changes += 1
         self._uncommitted += 1
         self._wake.set()
-        return _wait_for(group)
+        return self._wait_for(group)
+
+    def _wait_for(self, group: _Group) -> asyncio.Future[None]:
+        """A future of its own for each who waits: a cancelled request must not cancel its neighbours'."""
+        durable: asyncio.Future[None] = self._loop.create_future()
+        group.waiters.append(durable)
+        return durable
 
     def _pending(self, guid: str) -> asyncio.Future[None] | None:
         """The commit that makes the last change of ``guid`` durable, when that is still to come."""
         for group in reversed(self._groups):
             if group.holds(guid):
-                return _wait_for(group)
+                return self._wait_for(group)
         return None
 
     # -- the life of the writer -----------------------------------------------------------------------------------
@@ -364,10 +371,3 @@ class Writer:
                 durable.set_result(None)
         if group.effects:
             self._perform(group.effects)
-
-
-def _wait_for(group: _Group) -> asyncio.Future[None]:
-    """A future of its own for each who waits: a cancelled request must not cancel its neighbours'."""
-    durable = asyncio.get_running_loop().create_future()
-    group.waiters.append(durable)
-    return durable

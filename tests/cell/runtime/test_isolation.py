@@ -215,6 +215,7 @@ async def test_nothing_of_the_machine_is_mounted(room):
         assert kind in ("overlay", "proc", "tmpfs", "devpts", "mqueue", "sysfs", "devtmpfs"), line
         if point == "/":
             assert {"nosuid", "nodev"} <= set(left.split()[5].split(",")), line
+            assert "volatile" in right, "else the machine syncs its disk whenever a container goes"
 
 
 async def test_control_groups_do_not_tell_where_they_are(room):

@@ -6,11 +6,12 @@ import asyncio
 import errno
 import os
 import threading
+from pathlib import Path
 
 import pytest
 from support.skips import needs_root
 
-from bulletin.cell.runtime import linux
+from bulletin.cell.runtime import linux, namespace
 from bulletin.cell.runtime.linux import Resolve
 from bulletin.cell.runtime.namespace import MountNamespace
 
@@ -73,9 +74,9 @@ def test_errors_name_the_target(tmp_path):
 @needs_root
 @pytest.mark.system
 async def test_a_mount_in_the_namespace_is_seen_nowhere_else_and_goes_with_it(tmp_path):
-    namespace = MountNamespace()
+    private = MountNamespace()
     threads = set(threading.enumerate())
-    await namespace.open()
+    await private.open()
     where = str(tmp_path)
 
     def mount():
@@ -83,36 +84,63 @@ async def test_a_mount_in_the_namespace_is_seen_nowhere_else_and_goes_with_it(tm
         (tmp_path / "file").touch()
         return os.listdir(where), os.stat(where).st_dev
 
-    names, device = await namespace.run(mount)
+    names, device = await private.run(mount)
     assert names == ["file"]
     assert os.listdir(where) == []
     assert os.stat(where).st_dev != device
     assert await asyncio.to_thread(os.listdir, where) == [], "other threads do not see it either"
-    fd = await namespace.run(lambda: os.open(where, os.O_PATH | os.O_CLOEXEC))
+    fd = await private.run(lambda: os.open(where, os.O_PATH | os.O_CLOEXEC))
     assert os.fstat(fd).st_dev == device
     assert os.stat("file", dir_fd=fd).st_dev == device, "a descriptor opens the way to it"
     os.close(fd)
-    await namespace.close()
-    await namespace.close()
+    await private.close()
+    await private.close()
     assert not {thread for thread in threading.enumerate() if thread.name.startswith("mounts")} - threads
 
 
 @needs_root
 @pytest.mark.system
+async def test_nothing_goes_out_even_below_a_shared_mount(tmp_path):
+    """A namespace made out of one whose mounts tell each other, as most machines are set up."""
+    outer = MountNamespace()
+    await outer.open()
+    shared = 1 << 20
+
+    def inside():
+        namespace._enter()
+        linux.mount("none", str(tmp_path / "below"), "tmpfs", 0)
+
+    def attempt():
+        linux.mount("none", str(tmp_path), "tmpfs", 0)
+        linux.mount("none", str(tmp_path), None, shared)
+        (tmp_path / "below").mkdir()
+        thread = threading.Thread(target=inside)
+        thread.start()
+        thread.join()
+        linux.mount("none", str(tmp_path / "below"), "tmpfs", 0)
+        linux.umount(str(tmp_path / "below"))
+        return Path("/proc/thread-self/mountinfo").read_text()
+
+    assert str(tmp_path / "below") not in await outer.run(attempt)
+    await outer.close()
+
+
+@needs_root
+@pytest.mark.system
 async def test_the_namespace_has_a_working_directory_of_its_own(tmp_path):
-    namespace = MountNamespace()
-    await namespace.open()
+    private = MountNamespace()
+    await private.open()
     before = os.getcwd()
-    await namespace.run(lambda: os.chdir(tmp_path))
-    assert await namespace.run(os.getcwd) == str(tmp_path)
+    await private.run(lambda: os.chdir(tmp_path))
+    assert await private.run(os.getcwd) == str(tmp_path)
     assert os.getcwd() == before
-    await namespace.close()
+    await private.close()
 
 
 async def test_an_error_in_the_namespace_comes_out(tmp_path):
-    namespace = MountNamespace()
+    private = MountNamespace()
     with pytest.raises(ZeroDivisionError):
-        await namespace.run(lambda: 1 // 0)
-    await namespace.close()
+        await private.run(lambda: 1 // 0)
+    await private.close()
     with pytest.raises(RuntimeError):
-        await namespace.run(os.getcwd)
+        await private.run(os.getcwd)
