@@ -13,7 +13,6 @@ from support.leaks import LeakCheck
 from support.ports import free_port
 from support.skips import require_command, require_root
 
-
 # How long an example takes says how busy the machine is, and nothing about the code.
 settings.register_profile("bulletin", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("bulletin")

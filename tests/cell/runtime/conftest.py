@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import shutil
 import subprocess
@@ -49,6 +50,16 @@ def build_image(root: Path) -> None:
     # Busybox gives such rights up by itself, so it has to be another program.
     shutil.copy(find_init() or _BUSYBOX, root / "bin/set-user-id")
     (root / "bin/set-user-id").chmod(0o4755)
+
+
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_subreaper_afterwards():
+    """A room makes its process the parent of orphans; the tests of other rooms run in the same one and must not."""
+    yield
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from support.skips import require_root
 
 from bulletin.cell.runtime import spawn
-from bulletin.cell.runtime.cgroups import Cgroups, Kind, Layout, oom_kills, parse_layout
+from bulletin.cell.runtime.cgroups import Cgroups, Kind, Layout, oom_kills, own_group_file, parse_layout
 
 ROOT = "21 1 8:1 / / rw,relatime - ext4 /dev/vda rw\n"
 V1 = """\
@@ -72,6 +72,21 @@ def test_no_text_breaks_it(text):
 )
 def test_the_counter_of_out_of_memory_kills(text, count):
     assert oom_kills(text) == count
+
+
+@pytest.mark.parametrize(
+    ("layout", "membership", "path"),
+    [
+        (ROOT + V1, "4:cpu,cpuacct:/\n3:memory:/a/b\n", "/sys/fs/cgroup/memory/a/b/cgroup.procs"),
+        (ROOT + V1 + UNIFIED, "3:memory:/\n0::/x\n", "/sys/fs/cgroup/memory/cgroup.procs"),
+        (ROOT + V2, "0::/system.slice/a:b.service\n", "/sys/fs/cgroup/system.slice/a:b.service/cgroup.procs"),
+        (ROOT + V2, "", None),
+        (ROOT, "0::/\n", None),
+        (ROOT + V1, "4:cpu,cpuacct:/\n", None),
+    ],
+)
+def test_the_group_we_are_in(layout, membership, path):
+    assert own_group_file(parse_layout(layout), membership) == path
 
 
 # -- made-up trees ----------------------------------------------------------------------------------------------
@@ -209,6 +224,33 @@ async def test_killing_and_removing_for_real(machine):
         os.kill(pid, 0)
     assert await cgroups.remove(group)
     assert not cgroups.exists(group)
+
+
+@pytest.mark.system
+def test_rousing_the_kernel_changes_nothing():
+    require_root()
+    membership = Path("/proc/self/cgroup").read_text()
+    cgroups = Cgroups(parse_layout(Path("/proc/self/mountinfo").read_text()), membership)
+    cgroups.rouse()
+    assert Path("/proc/self/cgroup").read_text() == membership
+
+
+def test_rousing_is_given_up_where_it_cannot_be(tmp_path):
+    layout = Layout(Kind.V2, (str(tmp_path),), str(tmp_path), str(tmp_path))
+    (tmp_path / "cgroup.procs").mkdir()
+    cgroups = Cgroups(layout, "0::/\n")
+    cgroups.rouse()
+    (tmp_path / "cgroup.procs").rmdir()
+    (tmp_path / "cgroup.procs").touch()
+    cgroups.rouse()
+    assert (tmp_path / "cgroup.procs").read_text() == ""
+
+
+def test_rousing_writes_our_own_pid(tmp_path):
+    layout = Layout(Kind.V2, (str(tmp_path),), str(tmp_path), str(tmp_path))
+    (tmp_path / "cgroup.procs").touch()
+    Cgroups(layout, "0::/\n").rouse()
+    assert (tmp_path / "cgroup.procs").read_text() == str(os.getpid())
 
 
 @pytest.mark.system

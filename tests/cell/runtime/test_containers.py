@@ -114,6 +114,8 @@ async def test_a_user_beyond_the_ids_of_the_container_is_refused(room, sole):
         ("/bin/plain", 'exec: "/bin/plain": permission denied'),
         ("/home", 'exec: "/home": permission denied'),
         ("", 'exec: "": permission denied'),
+        ("lost", 'exec: "lost": its interpreter /no/such/shell is not there'),
+        ("/bin/lost", 'exec: "/bin/lost": its interpreter /no/such/shell is not there'),
     ],
 )
 async def test_a_program_that_cannot_be_run_is_refused(room, sole, path, text):

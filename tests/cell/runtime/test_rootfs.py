@@ -150,6 +150,29 @@ def test_a_later_directory_of_the_search_counts_too(rootfs, tree):
     assert problem(rootfs, "tool", search="/bin:/home") is None
 
 
+def test_interpreters_have_to_be_there_too(rootfs, tree):
+    script(tree / "bin/good", "/bin/shell")
+    script(tree / "bin/lost", "/bin/none")
+    script(tree / "bin/relative", "shell")
+    script(tree / "bin/twice", "/bin/good")
+    script(tree / "bin/loop", "/bin/loop")
+    script(tree / "bin/closed", "/bin/plain")
+    program(tree / "bin/shell")
+    program(tree / "home/shell")
+    program(tree / "bin/plain", 0o644)
+    for name in ("good", "relative", "twice"):
+        assert problem(rootfs, name) is None
+    assert problem(rootfs, "lost") == 'exec: "lost": its interpreter /bin/none is not there'
+    assert problem(rootfs, "/bin/lost") == 'exec: "/bin/lost": its interpreter /bin/none is not there'
+    assert problem(rootfs, "loop") == 'exec: "loop": too many levels of symbolic links'
+    assert problem(rootfs, "closed") == 'exec: "closed": permission denied'
+
+
+def script(path, interpreter):
+    path.write_text(f"#!{interpreter} -x\n")
+    path.chmod(0o755)
+
+
 @needs_root
 @pytest.mark.parametrize("ids", [None, IDS])
 @pytest.mark.parametrize(

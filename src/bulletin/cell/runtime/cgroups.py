@@ -23,7 +23,7 @@ from typing import Final
 from bulletin.cell.runtime import spawn
 from bulletin.core import limits
 
-__all__ = ["Cgroups", "Kind", "Layout", "oom_kills", "parse_layout"]
+__all__ = ["Cgroups", "Kind", "Layout", "oom_kills", "own_group_file", "parse_layout"]
 
 _PAUSE_SECONDS: Final = 0.005
 _TRIES: Final = 16
@@ -82,6 +82,25 @@ def parse_layout(mountinfo: str) -> Layout:
     return Layout(Kind.NONE)
 
 
+def own_group_file(layout: Layout, membership: str) -> str | None:
+    """The ``cgroup.procs`` of a group this process is in already.
+
+    Args:
+        layout: of the machine.
+        membership: the text of ``/proc/self/cgroup``.
+
+    Returns:
+        None when there is none to be seen.
+    """
+    for line in membership.splitlines():
+        _, _, rest = line.partition(":")
+        controllers, _, group = rest.partition(":")
+        mine = not controllers if layout.kind is Kind.V2 else "memory" in controllers.split(",")
+        if mine and layout.memory is not None:
+            return os.path.join(layout.memory, group.lstrip("/"), "cgroup.procs")
+    return None
+
+
 def _unescape(point: str) -> str:
     for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
         point = point.replace(code, character)
@@ -100,9 +119,16 @@ def oom_kills(text: str) -> int:
 class Cgroups:
     """The groups of this machine, by their path below the mount points."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, membership: str = "") -> None:
+        """Look at them.
+
+        Args:
+            layout: of the machine.
+            membership: the text of ``/proc/self/cgroup``.
+        """
         self.layout = layout
         self._v2 = layout.kind is Kind.V2
+        self._own_group_file = own_group_file(layout, membership)
 
     @property
     def limits_swap(self) -> bool:
@@ -111,6 +137,24 @@ class Cgroups:
             return True
         memory = self.layout.memory
         return memory is not None and Path(memory, "memory.memsw.limit_in_bytes").exists()
+
+    def rouse(self) -> None:
+        """Have the kernel get ready to move processes. Blocks for milliseconds; for a thread.
+
+        The first move after a pause waits until every processor has passed a quiet point, 8 to 20 ms, and those soon
+        after do not. To write one's own pid into the group one is in waits just so and changes nothing. Done when a
+        container is begun, the wait goes by while the rest of it is made, instead of in the middle.
+        """
+        if self._own_group_file is None or self.layout.favor_dynmods:
+            return
+        try:
+            fd = os.open(self._own_group_file, os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(fd, str(os.getpid()).encode("ascii"))
+            finally:
+                os.close(fd)
+        except OSError:
+            self._own_group_file = None  # it was only to save time
 
     def make(self, group: str) -> None:
         """Make the group in every hierarchy, parents and all, also while others remove empty parents.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import re
+import time
 from typing import Final
 
 from bulletin.cell.images.api import ImageRefused, ImageSource
@@ -16,6 +18,8 @@ from bulletin.cell.runtime.shifted import ShiftedImages
 
 __all__ = ["Containers", "ContainersSettings"]
 
+#: How long after a move of a process the next one is sure not to wait.
+_ROUSED_SECONDS: Final = 0.005
 _GUID: Final = re.compile(r"[A-Za-z0-9_-]{1,255}")
 
 
@@ -30,6 +34,8 @@ class Containers:
         #: Guids in use, from the first moment of ``create`` to the end of ``destroy``.
         self._taken: set[str] = set()
         self._containers: dict[str, OneContainer] = {}
+        self._roused_at = -math.inf
+        self._rousing: set[asyncio.Task[None]] = set()
         self._making: set[asyncio.Task[None]] = set()
         self._abandoning: set[asyncio.Task[None]] = set()
 
@@ -50,6 +56,7 @@ class Containers:
         if order.definition.volume_mounts:
             raise ContainerRefused("this cell has no volume drivers")
         self._taken.add(order.guid)
+        self._rouse_kernel()
         try:
             plan = await self._plan(order)
             # From here on the room may not close without the container: no await in between.
@@ -76,7 +83,7 @@ class Containers:
         machine, self._machine = self._machine, None
         if machine is None:
             return
-        await asyncio.gather(*self._making, return_exceptions=True)
+        await asyncio.gather(*self._making, *self._rousing, return_exceptions=True)
         await asyncio.gather(*self._abandoning)
         results = await asyncio.gather(
             *(container.destroy() for container in tuple(self._containers.values())), return_exceptions=True
@@ -96,6 +103,15 @@ class Containers:
         if definition.privileged or self._open_machine().user_namespace is not None:
             return Plan(order, image.rootfs, image.env)
         return Plan(order, await self._shifted.ensure(image), image.env)
+
+    def _rouse_kernel(self) -> None:
+        """Begin to wait now for what the engine would wait for later, unless it has just been waited for."""
+        now = time.monotonic()
+        if self._machine is not None and now - self._roused_at > _ROUSED_SECONDS:
+            self._roused_at = now
+            rousing = asyncio.ensure_future(asyncio.to_thread(self._machine.cgroups.rouse))
+            self._rousing.add(rousing)
+            rousing.add_done_callback(self._rousing.discard)
 
     def _open_machine(self) -> Machine:
         if self._machine is None:

@@ -91,7 +91,7 @@ async def open_machine(settings: ContainersSettings) -> Machine:
     init = find_init()
     if init is None:
         raise RuntimeUnusable(f"no init for containers: apt-get install {_INIT}")
-    cgroups = Cgroups(parse_layout(_mountinfo()))
+    cgroups = Cgroups(parse_layout(_mountinfo()), _membership())
     if cgroups.layout.kind is Kind.NONE:
         raise RuntimeUnusable("no control groups are mounted: mount -t cgroup2 none /sys/fs/cgroup")
     async with AsyncExitStack() as stack:
@@ -137,6 +137,10 @@ async def _open(settings: ContainersSettings, cgroups: Cgroups, init: str, stack
 
 def _mountinfo() -> str:
     return Path("/proc/self/mountinfo").read_text("utf-8", "replace")
+
+
+def _membership() -> str:
+    return Path("/proc/self/cgroup").read_text("utf-8", "replace")
 
 
 def _furnish(private: str, init: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -51,7 +52,9 @@ class ContainerProcess:
         status = await self.child.wait()
         out_of_memory = self._out_of_memory()
         # Of a container whose init has ended nobody is left to write; of another, somebody may hold the pipe open.
-        await asyncio.gather(*(reader.finish(limits.OUTPUT_DRAIN_SECONDS_MAX) for reader in self._readers))
+        deadline = time.monotonic() + limits.OUTPUT_DRAIN_SECONDS_MAX
+        for reader in self._readers:
+            await reader.finish(max(0.0, deadline - time.monotonic()))
         return ProcessExit(status, out_of_memory)
 
     def signal(self, signal: Signal) -> None:

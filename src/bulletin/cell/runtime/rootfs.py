@@ -15,11 +15,15 @@ from typing import Final
 from bulletin.cell.runtime.accounts import Account, find_account
 from bulletin.cell.runtime.api import ProcessRefused, ResultUnreadable
 from bulletin.cell.runtime.linux import Resolve, openat2
+from bulletin.cell.runtime.programs import HEAD_BYTES, INTERPRETERS_MAX, find_interpreter
 from bulletin.cell.runtime.spec import IdRange
 from bulletin.core import limits
 
 __all__ = ["Rootfs"]
 
+_MISSING: Final = os.strerror(errno.ENOENT).lower()
+_NO_DIRECTORY: Final = os.strerror(errno.ENOTDIR).lower()
+_DENIED: Final = os.strerror(errno.EACCES).lower()
 _READ_BYTES: Final = 64 * 1024
 _INSIDE: Final = Resolve.IN_ROOT | Resolve.NO_MAGICLINKS
 
@@ -76,21 +80,18 @@ class Rootfs:
             ProcessRefused: it is not there, or may not be run.
         """
         if "/" in path:
-            problem = self._program_problem(os.path.join(cwd, path), account)
-            if problem:
-                message = f'exec: "{path}": {os.strerror(problem).lower()}'
-                raise ProcessRefused(message)
-            return
-        problems = {
-            self._program_problem(os.path.join(cwd, directory, path), account) for directory in search.split(":")
-        }
-        if 0 in problems:
-            return
-        if errno.EACCES in problems:
-            message = f'exec: "{path}": permission denied'
+            problem = self._program_problem(os.path.join(cwd, path), cwd, account)
+        else:
+            problems = {
+                self._program_problem(os.path.join(cwd, directory, path), cwd, account)
+                for directory in search.split(":")
+            }
+            # The first that the search would stop at; what is merely not there is passed by.
+            found = sorted(problems - {_MISSING, _NO_DIRECTORY})
+            problem = "" if "" in problems else found[0] if found else "executable file not found in $PATH"
+        if problem:
+            message = f'exec: "{path}": {problem}'
             raise ProcessRefused(message)
-        message = f'exec: "{path}": executable file not found in $PATH'
-        raise ProcessRefused(message)
 
     def make_directory(self, path: str, account: Account) -> None:
         """Make a working directory and its parents where they are missing, 0755 and owned by the user (cell.md 2.2).
@@ -153,19 +154,27 @@ class Rootfs:
         finally:
             os.close(fd)
 
-    def _program_problem(self, path: str, account: Account) -> int:
-        """An errno that says why it cannot be executed, 0 when it can."""
-        try:
-            handle = self._open(path, os.O_PATH)
-        except OSError as error:
-            return error.errno or errno.ENOENT
-        try:
-            status = os.fstat(handle)
-        finally:
-            os.close(handle)
-        if not stat.S_ISREG(status.st_mode):
-            return errno.EACCES
-        return 0 if self._may_execute(status, account) else errno.EACCES
+    def _program_problem(self, path: str, cwd: str, account: Account) -> str:
+        """Why a program cannot be executed; empty when it can."""
+        for depth in range(INTERPRETERS_MAX):
+            try:
+                fd = self._open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+            except FileNotFoundError:
+                return f"its interpreter {path} is not there" if depth else _MISSING
+            except OSError as error:
+                # A socket says ENXIO, a device EACCES: no programs either.
+                return _DENIED if error.errno == errno.ENXIO else os.strerror(error.errno or errno.EIO).lower()
+            try:
+                status = os.fstat(fd)
+                if not stat.S_ISREG(status.st_mode) or not self._may_execute(status, account):
+                    return _DENIED
+                interpreter = find_interpreter(os.pread(fd, HEAD_BYTES, 0))
+            finally:
+                os.close(fd)
+            if interpreter is None:
+                return ""
+            path = os.path.join(cwd, interpreter)
+        return os.strerror(errno.ELOOP).lower()
 
     def _may_execute(self, status: os.stat_result, account: Account) -> bool:
         shift = 0 if self._ids is None else self._ids.base

@@ -203,6 +203,8 @@ class PipeReader:
     async def finish(self, timeout_seconds: float) -> None:
         """Wait until every writer is gone, at most so long; take what is there; close. May be called again."""
         if not self._ended.done():
+            self._read()  # mostly the end is there already, before the loop has been told
+        if not self._ended.done():
             await asyncio.wait((self._ended,), timeout=timeout_seconds)
         if not self._ended.done():
             self._read()
