@@ -103,6 +103,10 @@ class BareRuns:
         return answer
 
 
+#: What podman and its kin give a container by default.
+DISTRIBUTION_PROFILE = Path("/usr/share/containers/seccomp.json")
+
+
 @contextmanager
 def bare_runs(parts: Parts, directory: Path, at_once: int) -> Iterator[BareRuns]:
     """Make bundles for up to ``at_once`` containers of each kind in a directory, and the process that runs them.
@@ -114,12 +118,15 @@ def bare_runs(parts: Parts, directory: Path, at_once: int) -> Iterator[BareRuns]
     if crun is None:
         raise BenchFailed("crun is not installed: there is no baseline to measure")
     result = Path(parts.config["process"]["cwd"].lstrip("/")) / _RESULT
+    documents = [
+        ("stock crun", crun, stock_document(parts)),
+        ("tuned crun", str(directory / "crun"), tuned_document(parts)),
+    ]
+    if DISTRIBUTION_PROFILE.exists():
+        documents.append(("distro crun", crun, distribution_document(parts)))
     variants = tuple(
         BareVariant(name, path, tuple(_bundles(document, parts.image, directory / name, at_once)), result)
-        for name, path, document in (
-            ("stock crun", crun, stock_document(parts)),
-            ("tuned crun", str(directory / "crun"), tuned_document(parts)),
-        )
+        for name, path, document in documents
     )
     log = directory / "runner.log"
     with log.open("w") as errors:
@@ -149,6 +156,35 @@ def stock_document(parts: Parts) -> Document:
     document = _example(parts)
     document.pop("annotations", None)
     document["linux"]["seccomp"] = seccomp.oci_table(platform.machine())
+    return document
+
+
+def distribution_document(parts: Parts) -> Document:
+    """As stock, with the seccomp profile that the distribution's own tools hand to crun (containers-common).
+
+    It allows more than ours (nested user namespaces, 32-bit calls) and costs libseccomp more than twice as much, so it
+    is what an operator who writes nothing compares with, and not the same isolation.
+    """
+    document = stock_document(parts)
+    profile = json.loads(DISTRIBUTION_PROFILE.read_text())
+    capabilities = set(document["process"]["capabilities"]["bounding"])
+    native = seccomp.ARCHITECTURES[platform.machine()]
+    families = [family for family in profile["archMap"] if family["architecture"] == native]
+    calls = []
+    for rule in profile["syscalls"]:
+        wanted, unwanted = rule.get("includes") or {}, rule.get("excludes") or {}
+        if not set(wanted.get("caps") or ()) <= capabilities or capabilities & set(unwanted.get("caps") or ()):
+            continue
+        arches = wanted.get("arches")
+        if (arches and "amd64" not in arches) or "amd64" in (unwanted.get("arches") or ()):
+            continue
+        kept = ("names", "action", "args", "errnoRet")
+        calls.append({key: rule[key] for key in kept if rule.get(key) is not None and (key != "args" or rule[key])})
+    document["linux"]["seccomp"] = {
+        "defaultAction": profile["defaultAction"],
+        "architectures": [native, *(sub for family in families for sub in family["subArchitectures"])],
+        "syscalls": calls,
+    }
     return document
 
 

@@ -235,12 +235,24 @@ def _print(results: dict[str, Any], times: Times, rates: Rates) -> None:
     print(f"favordynmods seen: {facts['favordynmods']}, rcu_expedited: {facts['rcu_expedited']}, ", end="")
     print(f"user namespace: {facts['user_namespace']}; {facts['crun']}; {facts['file_system']}, ", end="")
     print(f"fdatasync {facts['fdatasync_ms']} ms; image {facts['image']}")
-    columns = ["at once", "variant", "n", "p50 ms", "p99 ms", "per s", "p50 : stock", "p99 : stock", "p50 : tuned"]
+    columns = [
+        "at once",
+        "variant",
+        "n",
+        "p50 ms",
+        "p99 ms",
+        "per s",
+        "p50 : stock",
+        "p99 : stock",
+        "p50 : tuned",
+        "p50 : distro",
+    ]
     rows = []
     for (variant, at_once), seconds in times.items():
         summary = harness.summary(seconds)
         stock = harness.summary(times["stock crun", at_once])
         tuned = harness.summary(times["tuned crun", at_once])
+        distro = times.get(("distro crun", at_once))
         rows.append(
             [
                 str(at_once),
@@ -252,6 +264,7 @@ def _print(results: dict[str, Any], times: Times, rates: Rates) -> None:
                 f"{summary['p50_ms'] / stock['p50_ms']:.2f}",
                 f"{summary['p99_ms'] / stock['p99_ms']:.2f}",
                 f"{summary['p50_ms'] / tuned['p50_ms']:.2f}",
+                f"{summary['p50_ms'] / harness.summary(distro)['p50_ms']:.2f}" if distro else "-",
             ]
         )
     harness.print_table("From desire to completed, beside bare crun", columns, rows)

@@ -62,8 +62,8 @@ class Pair:
 
 @pytest.fixture
 def pair(tmp_path: Path, board_process: BoardProcess) -> Iterator[Pair]:
-    check = LeakCheck()
     made = Pair(board_process, tmp_path)
+    check = LeakCheck(scope=made.cell_id)
     board_process.start()
     import_example_image(board_process.data)
     made.start_cell()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 
 import pytest
 from support.skips import needs_root
@@ -321,3 +322,22 @@ def test_a_relative_result_is_below_the_home_of_root(rootfs, tree):
     (tree / "etc/passwd").unlink()
     (tree / "r").write_text("top")
     assert rootfs.read_result("r", 100) == b"top"
+
+
+def test_nothing_is_read_once_it_is_closed(rootfs, tree):
+    (tree / "tmp/r").write_text("x")
+    rootfs.close()
+    with pytest.raises(ResultUnreadable, match="gone"):
+        rootfs.read_result("/tmp/r", 100)
+
+
+def test_closing_waits_for_a_reader(rootfs, tree):
+    """A descriptor that was closed under a reader could by then be that of another directory."""
+    (tree / "tmp/r").write_text("x")
+    with rootfs._reading:
+        closer = threading.Thread(target=rootfs.close)
+        closer.start()
+        closer.join(0.05)
+        assert closer.is_alive()
+        assert os.stat("tmp/r", dir_fd=rootfs._fd).st_size == 1
+    closer.join()

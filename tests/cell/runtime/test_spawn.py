@@ -204,12 +204,6 @@ async def test_a_child_that_somebody_else_reaped():
         await child.wait()
 
 
-async def test_letting_go_of_a_child():
-    pid = spawn.start(spawn.Command(("/bin/sleep", "1000")))
-    spawn.Child(pid).forget()
-    kill_and_reap(pid)
-
-
 async def test_ending_strays_spares_what_is_watched_and_what_has_another_name():
     watched = spawn.Child(spawn.start(spawn.Command(("/bin/sleep", "1000"))))
     stray = spawn.start(spawn.Command(("/bin/sleep", "1001")))

@@ -15,9 +15,7 @@ from typing import Final
 __all__ = [
     "MS_BIND",
     "MS_NODEV",
-    "MS_NOEXEC",
     "MS_NOSUID",
-    "MS_PRIVATE",
     "MS_RDONLY",
     "MS_REC",
     "MS_REMOUNT",
@@ -34,11 +32,9 @@ __all__ = [
 MS_RDONLY: Final = 0x1
 MS_NOSUID: Final = 0x2
 MS_NODEV: Final = 0x4
-MS_NOEXEC: Final = 0x8
 MS_REMOUNT: Final = 0x20
 MS_BIND: Final = 0x1000
 MS_REC: Final = 0x4000
-MS_PRIVATE: Final = 0x40000
 MS_SLAVE: Final = 0x80000
 
 _MNT_DETACH: Final = 0x2

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import threading
 from typing import Final
 
 from bulletin.cell.runtime.accounts import Account, find_account
@@ -40,12 +41,15 @@ class Rootfs:
         """
         self._fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._ids = ids
+        # A reader that its caller has given up on goes on in its thread; the descriptor must stay its own till then.
+        self._reading = threading.Lock()
 
     def close(self) -> None:
         """Let go of it, so that it can be unmounted. Idempotent."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        with self._reading:
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
 
     def account(self, name: str) -> Account:
         """The user of that name.
@@ -115,6 +119,12 @@ class Rootfs:
         Raises:
             ResultUnreadable: missing, neither file nor directory nor link, over ``bytes_max`` or unreadable.
         """
+        with self._reading:
+            return self._read_result(path, bytes_max)
+
+    def _read_result(self, path: str, bytes_max: int) -> bytes:
+        if self._fd < 0:
+            raise ResultUnreadable("the container is gone")
         try:
             if not path.startswith("/"):
                 path = os.path.join(self.account("root").home, path)

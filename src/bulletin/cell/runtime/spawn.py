@@ -165,12 +165,6 @@ class Child:
         done, _ = await asyncio.wait((self._status,), timeout=_KILL_SECONDS)
         return bool(done)
 
-    def forget(self) -> None:
-        """Let go of one that will not end; it stays a zombie of this process when it does."""
-        if not self._status.done():
-            self._let_go()
-            self._status.cancel()
-
     def _let_go(self) -> None:
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
