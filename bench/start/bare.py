@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bulletin.cell.runtime import seccomp, spec
+from bulletin.cell.runtime import seccomp
 
 __all__ = ["BareRuns", "BareVariant", "BenchFailed", "Parts", "bare_runs"]
 
@@ -44,10 +44,8 @@ class BenchFailed(Exception):
 class Parts:
     """What the bundles are made of."""
 
-    #: The configuration that the cell generated for ``sh -c ...``.
+    #: The configuration that the cell generated for ``sh -c ...``; the files it binds lie where everybody sees them.
     config: Document
-    #: The init that it binds, where everybody sees it.
-    init: Path
     #: The image's root file system, owned by the ids of the image.
     image: Path
     #: What ``sh -c`` runs instead.
@@ -203,9 +201,6 @@ def _example(parts: Parts) -> Document:
     if args[-3:-1] != ["sh", "-c"]:
         raise BenchFailed(f"the captured configuration does not run a shell: {args}")
     args[-1] = parts.command
-    for mount in document["mounts"]:
-        if mount["destination"] == spec.INIT_PATH:
-            mount["source"] = str(parts.init)
     for namespace in document["linux"]["namespaces"]:
         if namespace["type"] in ("network", "cgroup"):
             namespace.pop("path", None)

@@ -95,8 +95,8 @@ def definition(command: str) -> bbs_pb2.TaskDefinition:
 async def _measure(up: BulletinUp, directory: Path, options: argparse.Namespace) -> tuple[Times, Rates, dict[str, Any]]:
     numbers = [int(number) for number in options.at_once.split(",")]
     async with waiting_client(up.url) as client:
-        config, init = await _captured_bundle(client, up, directory)
-        parts = Parts(config, init, _unpacked_image(directory / "image"), _COMMAND)
+        config = await _captured_bundle(client, up, directory)
+        parts = Parts(config, _unpacked_image(directory / "image"), _COMMAND)
         with bare_runs(parts, _made(directory / "bare"), max(numbers)) as bare:
             await _round(client, bare, options.warm, numbers[0], {}, {})
             times: Times = {}
@@ -140,11 +140,11 @@ async def _tasks(client: WaitingClient, count: int, at_once: int) -> tuple[list[
     return seconds, time.perf_counter() - began
 
 
-async def _captured_bundle(client: WaitingClient, up: BulletinUp, directory: Path) -> tuple[dict[str, Any], Path]:
+async def _captured_bundle(client: WaitingClient, up: BulletinUp, directory: Path) -> dict[str, Any]:
     """The configuration that the cell generates for the example, taken while a longer task of its kind runs.
 
     Returns:
-        The configuration, and a copy of the init that it binds.
+        The configuration; the files that it binds are copied to ``directory``.
 
     Raises:
         BenchFailed: the cell has none.
@@ -157,8 +157,10 @@ async def _captured_bundle(client: WaitingClient, up: BulletinUp, directory: Pat
         await client.cancel(guid)
 
 
-def _read_bundle(up: BulletinUp, guid: str, directory: Path) -> tuple[dict[str, Any], Path]:
+def _read_bundle(up: BulletinUp, guid: str, directory: Path) -> dict[str, Any]:
     """Wait for the container's config.json: the board says Running before the container is made.
+
+    The files of the cell that it binds are copied, and it names the copies.
 
     Bundles lie on a file system that only one thread of the cell sees; /proc shows it with that thread's eyes.
     """
@@ -168,8 +170,13 @@ def _read_bundle(up: BulletinUp, guid: str, directory: Path) -> tuple[dict[str, 
         for root in (root for pid in up.process.pids() for root in Path(f"/proc/{pid}/task").glob("*/root")):
             with suppress(OSError, json.JSONDecodeError):  # not this thread, or not written to its end yet
                 config: dict[str, Any] = json.loads((root / private / "bundles" / guid / "config.json").read_text())
-                shutil.copy(root / private / "init", directory / "init")
-                return config, directory / "init"
+                for number, mount in enumerate(config["mounts"]):
+                    source = str(mount.get("source", ""))
+                    if source.startswith(f"/{private}/"):
+                        copy = directory / f"mounted-{number}"
+                        shutil.copy(root / source.lstrip("/"), copy)
+                        mount["source"] = str(copy)
+                return config
         time.sleep(_CONFIG_AGAIN_SECONDS)
     raise BenchFailed(f"the cell {up.cell_id} has no bundle of {guid}")
 
