@@ -1,7 +1,7 @@
 """Copies of images with shifted ids, for kernels and file systems that cannot show an image so (before Linux 5.19).
 
 One copy for each image, made when it is first needed and kept beside the containers. Wart: a copy stays when its
-image is dropped from the cell's store; the next start of the cell removes copies that nobody asked for meanwhile.
+image is dropped from the cell's store; the operator removes it.
 """
 
 from __future__ import annotations
