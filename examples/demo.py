@@ -23,12 +23,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from bulletin import Client, RunAction, Task, TaskDefinition, TaskState
+from bulletin.cell.images.references import DockerReference, parse_rootfs
 
 POLL_SECONDS = 1.0
 STEP_SECONDS_MAX = 60.0
 IMAGE = "docker:///busybox"
-#: Where an image without a host in its name comes from.
-REGISTRY = "registry-1.docker.io"
 
 
 def say(text: str) -> None:
@@ -64,10 +63,12 @@ def bring_image(data: Path) -> None:
     """Pull busybox where a registry can be reached, else make it of the distribution's."""
     say(f"0. the image {IMAGE}")
     image = [sys.executable, "-m", "bulletin", "image"]
-    if can_reach(REGISTRY):
+    reference = parse_rootfs(IMAGE)
+    assert isinstance(reference, DockerReference)
+    if can_reach(reference.domain):
         pull = subprocess.run([*image, "pull", IMAGE, "--data", str(data)], capture_output=True, check=False)
         if pull.returncode == 0:
-            print(f"   pulled from {REGISTRY}")
+            print(f"   pulled as {reference.name}")
             return
     busybox = shutil.which("busybox") or "/bin/busybox"
     made = [*image, "import", IMAGE, f"busybox:{busybox}", "--data", str(data)]
