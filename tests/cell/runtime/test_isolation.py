@@ -132,9 +132,11 @@ async def test_refused_to_an_unprivileged_task(room, sole, user):
     assert [FORBIDDEN[int(number)] for number in done] == []
 
 
-#: Starts a set-user-id program and shows the user ids it runs with: real, effective, saved, of the file system.
+#: Starts a set-user-id program and shows the user ids it runs with: real, effective, saved, of the file system. Its
+#: name is there before its ids are; it sleeps only when it has both.
 SET_USER_ID = """
-    /bin/set-user-id -P & until grep -q set-user-id /proc/$!/cmdline; do :; done
+    /bin/set-user-id -P &
+    until grep -q set-user-id /proc/$!/cmdline && grep -q '^State:.S' /proc/$!/status; do :; done
     grep Uid: /proc/$!/status | tr -s '\\t' ' '
 """
 
