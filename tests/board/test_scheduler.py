@@ -185,3 +185,38 @@ async def test_many_waiting_tasks_fill_all_room_that_comes(desk, definition, run
             await settle()
         assert len(places.given) == 1000
         assert scheduler.waiting_count == 200
+
+
+async def test_many_that_find_no_room_do_not_hide_the_one_behind_them_that_does(desk, definition, running):
+    places = FakePlaces(a=1000)
+    places.given["occupant"] = ("a", 1000)
+    async with running(desk, places) as scheduler:
+        large, small = definition(memory_mb=900), definition(memory_mb=10)
+        for n in range(600):
+            desk.writer.submit(Desire(f"large{n}", "d", large))
+            scheduler.offer(f"large{n}")
+        desk.writer.submit(Desire("small", "d", small))
+        scheduler.offer("small")
+        await desk.writer.settle()
+        await settle()
+        assert scheduler.waiting_count == 601
+        places.given["occupant"] = ("a", 950)
+        scheduler.room()
+        await settle()
+        assert places.holder("small") == "a"
+
+
+async def test_many_that_were_cancelled_do_not_hide_the_one_behind_them(desk, definition, running):
+    places = FakePlaces()
+    async with running(desk, places) as scheduler:
+        made = definition()
+        for n in range(600):
+            desk.writer.submit(Desire(f"g{n}", "d", made))
+            scheduler.offer(f"g{n}")
+        for n in range(599):
+            desk.writer.submit(Cancel(f"g{n}"))
+        await desk.writer.settle()
+        places.total["a"] = 10
+        scheduler.room()
+        await settle()
+        assert set(places.given) == {"g599"}

@@ -60,7 +60,8 @@ class Scheduler:
         self._fresh: dict[str, None] = {}
         self._parked: dict[Shape, dict[str, None]] = {}
         self._shapes: dict[str, Shape] = {}
-        self._room = False
+        #: Shapes of parked tasks to try again: room came, or the last try of the shape found some.
+        self._untried: dict[Shape, None] = {}
         self._wake = asyncio.Event()
 
     @property
@@ -88,8 +89,8 @@ class Scheduler:
 
     def room(self) -> None:
         """There is room that was not there before."""
-        if self._shapes or self._fresh:
-            self._room = True
+        self._untried.update(dict.fromkeys(self._parked))
+        if self._has_more():
             self._wake.set()
 
     async def run(self) -> None:
@@ -108,30 +109,31 @@ class Scheduler:
             return False
         candidates = self._candidates(cells)
         if not candidates:
-            return False
+            return self._has_more()
         plan = placement.plan(cells, [placement.Pending.of(task) for task in candidates.values()], self._policy)
         for guid, cell_id in plan.placements:
+            shape = self._shapes.get(guid)
             self.forget(guid)
+            if shape in self._parked:
+                self._untried[shape] = None
             if not self._places.assign(cell_id, candidates[guid]):
                 self.offer(guid)
         self._refuse(plan.refusals)
         for guid in plan.waiting:
             self._park(guid, candidates[guid].definition)
-        # Parked tasks are tried as long as the last try found room for one.
-        self._room = bool(plan.placements) and bool(self._shapes)
-        return bool(self._fresh) or self._room
+        return self._has_more()
+
+    def _has_more(self) -> bool:
+        return bool(self._fresh or self._untried)
 
     def _candidates(self, cells: list[CellState]) -> dict[str, Task]:
         """The tasks of the next plan: parked ones first, where there is room, then fresh ones."""
         guids: list[str] = []
-        if self._room:
-            self._room = False
-            slots = sum(max(cell.available.containers, 0) for cell in cells)
-            for parked in list(self._parked.values()):
-                guids.extend(islice(parked, min(slots, _PLAN_TASKS_MAX)))
-                if len(guids) >= _PLAN_TASKS_MAX:
-                    self._room = True
-                    break
+        slots = sum(max(cell.available.containers, 0) for cell in cells)
+        while self._untried and len(guids) < _PLAN_TASKS_MAX:
+            shape = next(iter(self._untried))
+            del self._untried[shape]
+            guids.extend(islice(self._parked.get(shape, ()), min(slots, _PLAN_TASKS_MAX - len(guids))))
         fresh = list(islice(self._fresh, _PLAN_TASKS_MAX))
         for guid in fresh:
             del self._fresh[guid]
