@@ -300,14 +300,10 @@ class Cells:
             # Cancelled, deleted and desired again while the question was on its way: it was about the old one.
             outbox.put(wire_link.started(guid, False))
             return
-        try:
-            await self._writer.apply(Start(guid, cell_id))
-        except TaskError as error:
-            if error.blame is not Blame.CALLER:
-                outbox.close()  # nobody knows; the cell dials again and asks again
-                return
-            log.info("task.start.refused", task_guid=guid, cell_id=cell_id, error=error.message)
-            outbox.put(wire_link.started(guid, False))
+        granted = await self._apply(cell_id, outbox, Start(guid, cell_id))
+        if not granted:
+            if granted is not None:
+                outbox.put(wire_link.started(guid, False))
             return
         # A Start repeated by the same cell is granted too: it asks only for what it has not begun, so the answer
         # to the first one was lost.
@@ -327,14 +323,8 @@ class Cells:
             expires_at = self._clock.now_ns() + int(self._settings.output_retention_seconds * 1e9)
             output = Output(guid, link_pb2.Output(lines=message.output).SerializeToString(), expires_at)
         operation = Complete(guid, cell_id, message.failed, message.failure_reason, message.result)
-        try:
-            await self._writer.apply(operation, output)
-        except TaskError as error:
-            if error.blame is not Blame.CALLER:
-                outbox.close()  # not durable: no acknowledgement; the cell dials again and says it again
-                return
-            log.info("task.complete.refused", task_guid=guid, cell_id=cell_id, error=error.message)
-        outbox.put(wire_link.acknowledged(guid))
+        if await self._apply(cell_id, outbox, operation, output) is not None:
+            outbox.put(wire_link.acknowledged(guid))
 
     async def _rejected(self, cell_id: str, cell: _Cell, outbox: Outbox, message: link_pb2.Rejected) -> None:
         guid = message.task_guid
@@ -344,15 +334,26 @@ class Cells:
         own = task is not None and (
             task.cell_id == cell_id if task.state is TaskState.RUNNING else self._holders.get(guid) == cell_id
         )
-        if own:
-            try:
-                await self._writer.apply(Reject(guid, message.reason))
-            except TaskError as error:
-                if error.blame is not Blame.CALLER:
-                    outbox.close()
-                    return
-                log.info("task.reject.refused", task_guid=guid, cell_id=cell_id, error=error.message)
-        outbox.put(wire_link.acknowledged(guid))
+        if not own or await self._apply(cell_id, outbox, Reject(guid, message.reason)) is not None:
+            outbox.put(wire_link.acknowledged(guid))
+
+    async def _apply(
+        self, cell_id: str, outbox: Outbox, operation: Start | Complete | Reject, output: Output | None = None
+    ) -> bool | None:
+        """Do what a cell asks for: True when it is durable, False when it is refused.
+
+        None when nobody knows: the link is closed then, so that the cell dials again and says it again.
+        """
+        try:
+            await self._writer.apply(operation, output)
+        except TaskError as error:
+            if error.blame is not Blame.CALLER:
+                outbox.close()
+                return None
+            event = f"task.{type(operation).__name__.lower()}.refused"
+            log.info(event, task_guid=operation.guid, cell_id=cell_id, error=error.message)
+            return False
+        return True
 
     def _gone(self, cell_id: str, cell: _Cell, guid: str) -> None:
         if guid in cell.held:
@@ -377,14 +378,20 @@ class Cells:
             if not wanted and held.phase in (link_pb2.Held.STARTING, link_pb2.Held.RUNNING):
                 assert cell.outbox is not None
                 cell.outbox.put(wire_link.stop(guid))
-        for guid, task in self._writer.tasks.items():
-            if task.state is TaskState.RUNNING and task.cell_id == cell_id and guid not in cell.held:
+        for guid in self._running_on(cell_id):
+            if guid not in cell.held:
                 self._submit(Complete(guid, cell_id, True, CONTAINER_MISSING, CONTAINER_MISSING))
 
     def _fail_running_on(self, cell_id: str) -> None:
-        for guid, task in self._writer.tasks.items():
-            if task.state is TaskState.RUNNING and task.cell_id == cell_id:
-                self._submit(CellDisappeared(guid))
+        for guid in self._running_on(cell_id):
+            self._submit(CellDisappeared(guid))
+
+    def _running_on(self, cell_id: str) -> list[str]:
+        return [
+            guid
+            for guid, task in self._writer.tasks.items()
+            if task.state is TaskState.RUNNING and task.cell_id == cell_id
+        ]
 
     def _submit(self, operation: Complete | CellDisappeared) -> None:
         try:
