@@ -20,6 +20,8 @@ from bulletin.core.callbacks import (
     decide,
     first_request,
     is_expired,
+    may_start,
+    problem,
     redirect,
 )
 
@@ -80,7 +82,59 @@ def test_the_reason_of_leaving_tells_what_happened(outcome, reason):
 
 
 def test_failures_are_told_apart():
-    assert len({kind.value for kind in Failure}) == len(Failure) == 8
+    assert len({kind.value for kind in Failure}) == len(Failure) == 11
+
+
+@pytest.mark.parametrize("kind", Failure)
+def test_a_failure_is_told_in_its_own_words(kind):
+    assert problem(Unreachable(kind)) == kind.value
+
+
+def test_what_counts_as_told_is_no_problem():
+    assert {problem(Answered(status)) for status in set(range(100, 600)) - {503, 504}} == {""}
+    assert [problem(each) for each in RETRIED] == [
+        "status 503",
+        "status 504",
+        "no answer in time",
+        "connection closed",
+    ]
+
+
+# -- shares of the workers ---------------------------------------------------------------------------------------
+
+
+def fill(workers: int, silent: int) -> tuple[list[int], int]:
+    """So many origins that never answer take all they may; what each has, and what is left."""
+    held = [0] * silent
+    progress = True
+    while progress:
+        progress = False
+        for origin in range(silent):
+            free = workers - sum(held)
+            if may_start(held[origin], free):
+                held[origin] += 1
+                progress = True
+    return held, workers - sum(held)
+
+
+@pytest.mark.parametrize(("silent", "left"), [(0, 1000), (1, 800), (2, 666), (4, 500), (12, 250), (96, 40)])
+def test_origins_that_never_answer_leave_workers_to_the_others(silent, left):
+    held, free = fill(1000, silent)
+    assert abs(free - left) <= silent
+    assert max(held, default=0) - min(held, default=0) <= 1
+
+
+@given(st.integers(1, 2000), st.integers(0, 60))
+def test_while_there_are_more_workers_than_origins_one_is_left(workers, silent):
+    _, free = fill(workers, silent)
+    assert free >= min(1, max(0, workers - silent))
+
+
+def test_the_first_of_an_origin_needs_a_free_worker_and_no_more():
+    assert may_start(0, 1)
+    assert not may_start(0, 0)
+    assert not may_start(1, 4)
+    assert may_start(1, 5)
 
 
 # -- pauses and expiry -------------------------------------------------------------------------------------------
@@ -208,6 +262,8 @@ UNUSABLE = [
     "http://h/a\nb",
     "http://h/a\x7fb",
     "\thttp://h/",
+    "http://h/%zz",
+    "http://h/%2",
     " http://h/",
 ]
 
@@ -262,11 +318,48 @@ def test_a_location_is_resolved_against_the_request(location, url):
 @pytest.mark.parametrize("status", [302, 307])
 @pytest.mark.parametrize(
     "location",
-    ["ftp://h/x", "mailto:h@x", "http://[::1/x", "//[x", "http://h:port/", "/a\nb", "javascript:x"],
+    [
+        "http:foo",
+        "HTTP:/next",
+        "http:///x",
+        "http://",
+        "/%zz",
+        "ftp://h/x",
+        "mailto:h@x",
+        "http://[::1/x",
+        "//[x",
+        "http://h:port/",
+        "/a\nb",
+        "javascript:x",
+    ],
     ids=repr,
 )
 def test_a_location_that_cannot_be_followed_ends_the_attempt(status, location):
     assert redirect(POST, status, location, 0) == Unreachable(Failure.BAD_URL)
+
+
+@pytest.mark.parametrize(
+    ("location", "url"),
+    [
+        ("/x", "http://u:p@h:8080/x"),
+        ("x", "http://u:p@h:8080/a/x"),
+        ("http://h:8080/x", "http://u:p@h:8080/x"),
+        ("http://H:9/x", "http://u:p@H:9/x"),
+        ("https://h/x", "https://u:p@h/x"),
+        ("http://v@h/x", "http://v@h/x"),
+        ("http://other/x", "http://other/x"),
+        ("http://h.other/x", "http://h.other/x"),
+        ("//other/x", "http://other/x"),
+    ],
+)
+def test_credentials_go_along_to_the_same_host_only(location, url):
+    request = Request("POST", "http://u:p@h:8080/a/b", with_body=True)
+    assert redirect(request, 307, location, 0) == Request("POST", url, with_body=True)
+
+
+def test_credentials_are_not_sent_in_clear_after_tls():
+    request = Request("POST", "https://u:p@h/a", with_body=True)
+    assert redirect(request, 307, "http://h/b", 0) == Request("POST", "http://h/b", with_body=True)
 
 
 @pytest.mark.parametrize("status", [302, 307])

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bulletin.core import lifecycle
+from bulletin.core import lifecycle, operations
 from bulletin.core.convergence import NOTHING, Policy, Verdict, count_by_state, judge, sweep
-from bulletin.core.lifecycle import CellDisappeared, Delete, Demote, Expire, Prune, TaskChanged, TaskRemoved, step
+from bulletin.core.lifecycle import step
 from bulletin.core.model import Definition, Task, TaskState
+from bulletin.core.operations import CellDisappeared, Delete, Demote, Expire, Prune, TaskChanged, TaskRemoved
 
 P, R, C, S = TaskState.PENDING, TaskState.RUNNING, TaskState.COMPLETED, TaskState.RESOLVING
 SECOND = 1_000_000_000
@@ -218,7 +219,7 @@ def test_a_task_stuck_in_resolving_is_demoted_and_removed_in_one_run():
 def test_a_task_failed_by_convergence_is_told_a_kick_later(task):
     left, _, effects = carry_out(task, verdict(task), NOW)
     assert left.state is C
-    assert not any(isinstance(effect, lifecycle.DeliverCallback) for effect in effects)
+    assert not any(isinstance(effect, operations.DeliverCallback) for effect in effects)
     assert judge(left, CELLS, NOW, POLICY) == NOTHING
     assert judge(left, CELLS, NOW + 30 * SECOND, POLICY) == NOTHING
     assert judge(left, CELLS, NOW + 30 * SECOND + 1, POLICY) == CALL

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bulletin.core.errors import ErrorType, TaskError
-from bulletin.core.lifecycle import (
-    REFUSED_TO,
-    TABLE,
+from bulletin.core.lifecycle import REFUSED_TO, TABLE, Policy, Step, cut_reason, step
+from bulletin.core.model import CallbackAttempt, Definition, Task, TaskState
+from bulletin.core.operations import (
     Cancel,
     CellDisappeared,
     Complete,
@@ -23,8 +23,8 @@ from bulletin.core.lifecycle import (
     Expire,
     Fail,
     Place,
-    Policy,
     Prune,
+    RecordAttempts,
     Reject,
     Resolving,
     Start,
@@ -32,10 +32,7 @@ from bulletin.core.lifecycle import (
     TaskChanged,
     TaskCreated,
     TaskRemoved,
-    cut_reason,
-    step,
 )
-from bulletin.core.model import Definition, Task, TaskState
 
 P, R, C, S = TaskState.PENDING, TaskState.RUNNING, TaskState.COMPLETED, TaskState.RESOLVING
 NOW = 5_000
@@ -44,6 +41,8 @@ QUIET = Definition(b"quiet", "preloaded:x")
 CALLING = Definition(b"calling", "preloaded:x", completion_callback_url="http://h/done")
 
 #: One operation of each kind, as the rows below use them.
+EARLIER = (CallbackAttempt(410, 5, 503, "status 503"),)
+NEW = (CallbackAttempt(450, 6, 0, "no answer in time"), CallbackAttempt(470, 7, 200))
 OPERATIONS = [
     Desire("g", "d2", QUIET),
     Start("g", "cell-a"),
@@ -52,7 +51,8 @@ OPERATIONS = [
     Cancel("g"),
     Reject("g", "no room"),
     Resolving("g"),
-    Deliver("g"),
+    Deliver("g", NEW),
+    RecordAttempts("g", NEW),
     Delete("g"),
     Expire("g"),
     CellDisappeared("g"),
@@ -67,8 +67,8 @@ def a_task(state: TaskState, definition: Definition = QUIET, **fields) -> Task:
     usual = {
         P: {},
         R: {"cell_id": "cell-a"},
-        C: {"first_completed_at": 400, "result": "r", "failure_reason": "f"},
-        S: {"first_completed_at": 400, "result": "r", "failure_reason": "f"},
+        C: {"first_completed_at": 400, "result": "r", "failure_reason": "f", "attempts": EARLIER},
+        S: {"first_completed_at": 400, "result": "r", "failure_reason": "f", "attempts": EARLIER},
     }[state]
     return Task("g", "d", definition, state, 100, 300, **(usual | fields))
 
@@ -116,6 +116,9 @@ REFUSALS = {
     (Deliver, P): no_way(P, "Resolving"),
     (Deliver, R): no_way(R, "Resolving"),
     (Deliver, C): no_way(C, "Resolving"),
+    (RecordAttempts, P): no_way(P, "Resolving"),
+    (RecordAttempts, R): no_way(R, "Resolving"),
+    (RecordAttempts, C): no_way(C, "Resolving"),
     (Delete, P): no_way(P, "Resolving"),
     (Delete, R): no_way(R, "Resolving"),
     (Delete, C): no_way(C, "Resolving"),
@@ -149,7 +152,8 @@ ALLOWED = {
     (Reject, P): {"state": P, "updated_at": NOW, "rejection_count": 1, "rejection_reason": "no room"},
     (Reject, R): {"state": P, "updated_at": NOW, "rejection_count": 1, "rejection_reason": "no room"},
     (Resolving, C): {"state": S, "updated_at": NOW},
-    (Deliver, S): {"delivered_at": NOW},
+    (Deliver, S): {"delivered_at": NOW, "attempts": EARLIER + NEW},
+    (RecordAttempts, S): {"attempts": EARLIER + NEW},
     (Delete, S): GONE,
     (Expire, P): ABANDONED | {"failure_reason": "not started within time limit"},
     (CellDisappeared, R): ABANDONED | {"failure_reason": "cell disappeared before completion"},
@@ -192,7 +196,7 @@ def test_allowed(kind, state, definition):
         assert done.events == (TaskRemoved(before),)
     else:
         assert done.task == replace(before, **changes)
-        told = changes and kind is not Deliver
+        told = changes and kind not in {Deliver, RecordAttempts}
         assert done.events == ((TaskChanged(before, done.task),) if told else ())
     assert (done.task.state if done.task else None) in TABLE[kind, state]
     assert done.changed == bool(changes is GONE or changes)
@@ -232,6 +236,37 @@ def test_a_delivered_task_stays_delivered():
     assert refused(kept, Demote("g")) == no_way(S, "Completed")
     assert refused(kept, Resolving("g")) == no_way(S, "Resolving")
     assert step(kept, Delete("g"), NOW, POLICY).events == (TaskRemoved(kept),)
+
+
+def test_no_attempts_are_no_change():
+    resolving = a_task(S)
+    assert step(resolving, RecordAttempts("g", ()), NOW, POLICY) == Step(resolving, changed=False)
+    assert step(resolving, Deliver("g"), NOW, POLICY).task == replace(resolving, delivered_at=NOW)
+
+
+@pytest.mark.parametrize(
+    "operation", [Deliver("g", NEW), RecordAttempts("g", NEW)], ids=lambda each: type(each).__name__
+)
+def test_attempts_of_a_delivered_task_are_recorded_and_nothing_else_changes(operation):
+    kept = a_task(S, CALLING, delivered_at=4_000)
+    assert step(kept, operation, NOW, POLICY) == Step(replace(kept, attempts=EARLIER + NEW))
+
+
+@pytest.mark.parametrize("kind", [Deliver, RecordAttempts])
+@pytest.mark.parametrize(("before", "more"), [(0, 20), (0, 21), (0, 50), (19, 1), (20, 1), (20, 5), (15, 15), (20, 20)])
+def test_the_newest_attempts_are_kept(kind, before, more):
+    every = tuple(CallbackAttempt(at, 1, 503, "status 503") for at in range(before + more))
+    resolving = a_task(S, attempts=every[:before])
+    assert step(resolving, kind("g", every[before:]), NOW, POLICY).task.attempts == every[-20:]
+
+
+def test_attempts_outlast_a_kick_and_go_with_the_task():
+    resolving = step(a_task(S), RecordAttempts("g", NEW), NOW, POLICY).task
+    completed = step(resolving, Demote("g"), NOW, POLICY).task
+    assert completed.attempts == EARLIER + NEW
+    assert step(completed, Resolving("g"), NOW, POLICY).task.attempts == EARLIER + NEW
+    delivered = step(resolving, Deliver("g"), NOW, POLICY).task
+    assert step(delivered, Desire("g", "d", QUIET), NOW, POLICY).task.attempts == ()
 
 
 def test_another_cell_neither_starts_nor_completes_a_running_task():
@@ -318,6 +353,35 @@ def test_a_cell_id_too_long_is_refused(state):
         assert refused(a_task(state), Complete("g", TOO_LONG, False, "", "")) == BAD
 
 
+# -- text that no store has to hold (board-api.md 4.3) -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("state", "operation"),
+    [
+        (None, Desire("g", "a\0b", QUIET)),
+        (R, Desire("g", "\0", QUIET)),
+        (None, Desire("\0", "d", QUIET)),
+        (P, Start("g", "cell\0")),
+        (R, Complete("g", "cell-a", True, "\0", "")),
+        (R, Complete("g", "cell-a", False, "", "a\0")),
+        (P, Fail("g", "\0")),
+        (R, Fail("g", "no\0")),
+        (P, Reject("g", "\0no")),
+        (R, Reject("g", "\0no")),
+    ],
+)
+def test_the_character_nul_is_refused(state, operation):
+    error = refused(present(state), operation)
+    assert error == (ErrorType.UNKNOWN_ERROR, 'invalid byte sequence for encoding "UTF8": 0x00')
+
+
+def test_a_refusal_by_state_comes_before_one_by_text():
+    assert refused(None, Fail("g", "\0"))[0] is ErrorType.RESOURCE_NOT_FOUND
+    assert refused(a_task(C), Fail("g", "\0"))[0] is ErrorType.INVALID_STATE_TRANSITION
+    assert refused(a_task(R), Complete("g", "cell-b", False, "", "\0"))[0] is ErrorType.RUNNING_ON_DIFFERENT_CELL
+
+
 # -- reasons -----------------------------------------------------------------------------------------------------
 
 
@@ -383,6 +447,7 @@ operations = st.one_of(
     st.builds(Fail, st.just("g"), st.sampled_from(["boom", "bang"])),
     st.builds(Reject, st.just("g"), st.sampled_from(["", "no room", "x" * 2000])),
     st.sampled_from([each for each in OPERATIONS if type(each) in {Cancel, Resolving, Deliver, Delete}]),
+    st.builds(RecordAttempts, st.just("g"), st.lists(st.sampled_from(NEW), max_size=25).map(tuple)),
     st.sampled_from([each for each in OPERATIONS if type(each) in {Expire, CellDisappeared, Demote, Prune}]),
 )
 
@@ -414,6 +479,9 @@ def check_step(before: Task | None, operation, done, now: int) -> None:
     # S5: only the owner completes.
     if isinstance(operation, Complete):
         assert operation.cell_id == before.cell_id
+    assert len(after.attempts) <= 20
+    if not isinstance(operation, Deliver | RecordAttempts):
+        assert after.attempts == before.attempts
     if before.delivered_at:
         assert after.delivered_at == before.delivered_at
         assert after.state is S

@@ -19,8 +19,8 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final
 
-from bulletin.core.lifecycle import CellDisappeared, Delete, Demote, Expire, Operation, Prune
 from bulletin.core.model import Task, TaskState
+from bulletin.core.operations import CellDisappeared, Delete, Demote, Expire, Operation, Prune
 
 __all__ = ["NOTHING", "Policy", "Verdict", "count_by_state", "judge", "sweep"]
 

@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from enum import Enum, IntEnum
 
-__all__ = ["Blame", "ErrorType", "TaskError", "bad_request", "conflicting_cell", "invalid_fields", "transition"]
+__all__ = [
+    "Blame",
+    "ErrorType",
+    "TaskError",
+    "bad_request",
+    "conflicting_cell",
+    "invalid_fields",
+    "transition",
+    "unstorable",
+]
 
 
 class ErrorType(IntEnum):
@@ -96,3 +105,8 @@ def transition(from_label: str, to_label: str) -> TaskError:
 def conflicting_cell(actual: str, requested: str) -> TaskError:
     """``Running on cell <actual> not <requested>`` (board-api.md 4.2)."""
     return TaskError(ErrorType.RUNNING_ON_DIFFERENT_CELL, f"Running on cell {actual} not {requested}")
+
+
+def unstorable() -> TaskError:
+    """A text with U+0000, which PostgreSQL does not hold (board-api.md 4.3); refused whatever the store is."""
+    return TaskError(ErrorType.UNKNOWN_ERROR, 'invalid byte sequence for encoding "UTF8": 0x00')

@@ -2,6 +2,7 @@
 
 ``step(task, operation, now, policy)`` takes the present and an operation and returns the next task, the events that
 tell of it and the effects that have to follow once it is durable; or raises ``TaskError`` and nothing has changed.
+Operations, events and effects are the values of ``core.operations``.
 
 Rules: ``TABLE`` names every allowed (operation, state) pair and the states it may lead to; a pair that is not there
 is refused, with the text ``REFUSED_TO`` gives. Times are nanoseconds since the epoch. Wart, kept on purpose:
@@ -16,8 +17,33 @@ from typing import NamedTuple
 
 from bulletin.core import errors
 from bulletin.core.errors import ErrorType, TaskError
-from bulletin.core.limits import IDENTIFIER_CHARACTERS_MAX, REASON_BYTES_MAX
-from bulletin.core.model import Definition, Task, TaskState
+from bulletin.core.limits import CALLBACK_ATTEMPTS_KEPT, IDENTIFIER_CHARACTERS_MAX, REASON_BYTES_MAX
+from bulletin.core.model import CallbackAttempt, Task, TaskState
+from bulletin.core.operations import (
+    Cancel,
+    CellDisappeared,
+    Complete,
+    Delete,
+    Deliver,
+    DeliverCallback,
+    Demote,
+    Desire,
+    Effect,
+    Event,
+    Expire,
+    Fail,
+    Operation,
+    Place,
+    Prune,
+    RecordAttempts,
+    Reject,
+    Resolving,
+    Start,
+    Stop,
+    TaskChanged,
+    TaskCreated,
+    TaskRemoved,
+)
 
 __all__ = [
     "CELL_DISAPPEARED",
@@ -25,30 +51,8 @@ __all__ = [
     "REFUSED_TO",
     "TABLE",
     "WAS_CANCELLED",
-    "Cancel",
-    "CellDisappeared",
-    "Complete",
-    "Delete",
-    "Deliver",
-    "DeliverCallback",
-    "Demote",
-    "Desire",
-    "Effect",
-    "Event",
-    "Expire",
-    "Fail",
-    "Operation",
-    "Place",
     "Policy",
-    "Prune",
-    "Reject",
-    "Resolving",
-    "Start",
     "Step",
-    "Stop",
-    "TaskChanged",
-    "TaskCreated",
-    "TaskRemoved",
     "cut_reason",
     "step",
 ]
@@ -58,178 +62,6 @@ NOT_STARTED_IN_TIME = "not started within time limit"
 CELL_DISAPPEARED = "cell disappeared before completion"
 
 P, R, C, S = TaskState.PENDING, TaskState.RUNNING, TaskState.COMPLETED, TaskState.RESOLVING
-
-
-# -- operations: what callers, cells and convergence ask for -----------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Desire:
-    """A client wants a task; the guid has to be free, or its task delivered and only kept for late pollers."""
-
-    guid: str
-    domain: str
-    definition: Definition
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """A cell claims a task before it runs any of its code."""
-
-    guid: str
-    cell_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Complete:
-    """The cell that runs a task tells its outcome."""
-
-    guid: str
-    cell_id: str
-    failed: bool
-    failure_reason: str
-    result: str
-
-
-@dataclass(frozen=True, slots=True)
-class Fail:
-    """Anybody fails a task."""
-
-    guid: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Cancel:
-    """A client takes a task back."""
-
-    guid: str
-
-
-@dataclass(frozen=True, slots=True)
-class Reject:
-    """No cell for a task, or its cell could not make the container: try again, or fail after enough tries."""
-
-    guid: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Resolving:
-    """Somebody, and only one, takes it on to tell the outcome."""
-
-    guid: str
-
-
-@dataclass(frozen=True, slots=True)
-class Deliver:
-    """The outcome was told; the task stays readable for a while (design section 6). Changes nothing on the wire."""
-
-    guid: str
-
-
-@dataclass(frozen=True, slots=True)
-class Delete:
-    """The outcome was told; the task goes."""
-
-    guid: str
-
-
-@dataclass(frozen=True, slots=True)
-class Expire:
-    """Convergence: pending for too long."""
-
-    guid: str
-
-
-@dataclass(frozen=True, slots=True)
-class CellDisappeared:
-    """Convergence: its cell is gone."""
-
-    guid: str
-
-
-@dataclass(frozen=True, slots=True)
-class Demote:
-    """Convergence: the resolver did not finish; back to Completed, times untouched."""
-
-    guid: str
-
-
-@dataclass(frozen=True, slots=True)
-class Prune:
-    """Convergence: completed and nobody came for it."""
-
-    guid: str
-
-
-Operation = (
-    Desire
-    | Start
-    | Complete
-    | Fail
-    | Cancel
-    | Reject
-    | Resolving
-    | Deliver
-    | Delete
-    | Expire
-    | CellDisappeared
-    | Demote
-    | Prune
-)
-
-# -- what comes of them ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class TaskCreated:
-    """The event ``task_created``."""
-
-    task: Task
-
-
-@dataclass(frozen=True, slots=True)
-class TaskChanged:
-    """The event ``task_changed``."""
-
-    before: Task
-    after: Task
-
-
-@dataclass(frozen=True, slots=True)
-class TaskRemoved:
-    """The event ``task_removed``; carries the task as last stored."""
-
-    task: Task
-
-
-Event = TaskCreated | TaskChanged | TaskRemoved
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Find a cell for the task."""
-
-    guid: str
-
-
-@dataclass(frozen=True, slots=True)
-class DeliverCallback:
-    """Tell the completion callback."""
-
-    guid: str
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """Whoever holds the task's container has no more reason to; ``cell_id`` may be empty when none was recorded."""
-
-    guid: str
-    cell_id: str
-
-
-Effect = Place | DeliverCallback | Stop
 
 
 class Step(NamedTuple):
@@ -268,6 +100,7 @@ TABLE: dict[tuple[type[Operation], TaskState | None], tuple[TaskState | None, ..
     (Reject, R): (P, C),
     (Resolving, C): (S,),
     (Deliver, S): (S,),  # no event; the second time no change either
+    (RecordAttempts, S): (S,),  # no event
     (Delete, S): (None,),
     (Expire, P): (C,),
     (CellDisappeared, R): (C,),
@@ -284,6 +117,7 @@ REFUSED_TO: dict[type[Operation], TaskState] = {
     Reject: C,
     Resolving: S,
     Deliver: S,
+    RecordAttempts: S,
     Delete: S,
     Expire: C,
     CellDisappeared: C,
@@ -303,8 +137,12 @@ def step(task: Task | None, operation: Operation, now: int, policy: Policy) -> S
     """
     if len(operation.guid) > IDENTIFIER_CHARACTERS_MAX:
         raise errors.bad_request()
-    if isinstance(operation, Desire) and len(operation.domain) > IDENTIFIER_CHARACTERS_MAX:
-        raise errors.bad_request()  # Before the guid is looked for: a row too wide is refused as such.
+    if isinstance(operation, Desire):
+        # Before the guid is looked for: a row that cannot be is refused as such.
+        if len(operation.domain) > IDENTIFIER_CHARACTERS_MAX:
+            raise errors.bad_request()
+        if "\0" in operation.domain or "\0" in operation.guid:
+            raise errors.unstorable()
     kind = type(operation)
     state = None if task is None else task.state
     if (kind, state) not in TABLE:
@@ -351,6 +189,8 @@ def _start(task: Task, operation: Start, now: int, _policy: Policy) -> Step:
         if task.cell_id != operation.cell_id:
             raise errors.transition(R.label, R.label)
         return Step(task, changed=False)
+    if "\0" in operation.cell_id:
+        raise errors.unstorable()
     after = _with(task, state=R, updated_at=now, cell_id=operation.cell_id)
     return Step(after, (TaskChanged(task, after),), (), should_start=True)
 
@@ -360,11 +200,15 @@ def _complete(task: Task, operation: Complete, now: int, _policy: Policy) -> Ste
         raise errors.bad_request()
     if task.cell_id != operation.cell_id:
         raise errors.conflicting_cell(task.cell_id, operation.cell_id)
+    if "\0" in operation.failure_reason or "\0" in operation.result:
+        raise errors.unstorable()
     after = _end(task, now, failed=operation.failed, reason=operation.failure_reason, result=operation.result)
     return Step(after, (TaskChanged(task, after),), _end_effects(task))
 
 
 def _fail(task: Task, operation: Fail, now: int, _policy: Policy) -> Step:
+    if "\0" in operation.reason:
+        raise errors.unstorable()
     return _failed(task, operation.reason, now)
 
 
@@ -373,6 +217,8 @@ def _cancel(task: Task, _operation: Cancel, now: int, _policy: Policy) -> Step:
 
 
 def _reject(task: Task, operation: Reject, now: int, policy: Policy) -> Step:
+    if "\0" in operation.reason:
+        raise errors.unstorable()
     reason = cut_reason(operation.reason)
     rejected = _with(task, state=P, updated_at=now, rejection_count=task.rejection_count + 1, rejection_reason=reason)
     if task.rejection_count < policy.max_task_retries:
@@ -387,10 +233,14 @@ def _resolving(task: Task, _operation: Resolving, now: int, _policy: Policy) -> 
     return Step(after, (TaskChanged(task, after),))
 
 
-def _deliver(task: Task, _operation: Deliver, now: int, _policy: Policy) -> Step:
+def _deliver(task: Task, operation: Deliver, now: int, _policy: Policy) -> Step:
     if task.delivered_at:
-        return Step(task, changed=False)  # Told twice is told once: the retention runs from the first time.
-    return Step(_with(task, delivered_at=now))
+        return _recorded(task, operation.attempts)  # Told twice is told once: the retention runs from the first time.
+    return Step(_with(task, delivered_at=now, attempts=_kept(task, operation.attempts)))
+
+
+def _record_attempts(task: Task, operation: RecordAttempts, _now: int, _policy: Policy) -> Step:
+    return _recorded(task, operation.attempts)
 
 
 def _remove(task: Task, _operation: Delete | Prune, _now: int, _policy: Policy) -> Step:
@@ -410,6 +260,17 @@ def _demote(task: Task, _operation: Demote, _now: int, _policy: Policy) -> Step:
         raise errors.transition(S.label, C.label)  # Its outcome was told; a kick would tell it again.
     after = _with(task, state=C)
     return Step(after, (TaskChanged(task, after),))
+
+
+def _recorded(task: Task, attempts: tuple[CallbackAttempt, ...]) -> Step:
+    if not attempts:
+        return Step(task, changed=False)
+    return Step(_with(task, attempts=_kept(task, attempts)))
+
+
+def _kept(task: Task, attempts: tuple[CallbackAttempt, ...]) -> tuple[CallbackAttempt, ...]:
+    """Those of ``task`` and then ``attempts``, of all of them the newest."""
+    return (task.attempts + attempts)[-CALLBACK_ATTEMPTS_KEPT:]
 
 
 def _failed(task: Task, reason: str, now: int) -> Step:
@@ -456,6 +317,7 @@ def _with(
     rejection_count: int | None = None,
     rejection_reason: str | None = None,
     delivered_at: int | None = None,
+    attempts: tuple[CallbackAttempt, ...] | None = None,
 ) -> Task:
     return Task(
         task.guid,
@@ -472,6 +334,7 @@ def _with(
         task.rejection_count if rejection_count is None else rejection_count,
         task.rejection_reason if rejection_reason is None else rejection_reason,
         task.delivered_at if delivered_at is None else delivered_at,
+        task.attempts if attempts is None else attempts,
     )
 
 
@@ -485,6 +348,7 @@ _HANDLERS: dict[type[Operation], _Handler] = {
     Reject: _reject,
     Resolving: _resolving,
     Deliver: _deliver,
+    RecordAttempts: _record_attempts,
     Delete: _remove,
     Expire: _expire,
     CellDisappeared: _cell_disappeared,

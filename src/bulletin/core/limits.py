@@ -29,6 +29,10 @@ REQUEST_READ_SECONDS_MAX: Final = 30.0
 KEEPALIVE_SECONDS: Final = 120.0
 #: Connections of all clients together; beyond it new ones are closed at once.
 CONNECTIONS_MAX: Final = 10_000
+#: Connections whose TLS handshake is not done: if all of them go on at once the loop stands still for 0.2 s.
+HANDSHAKES_MAX: Final = 300
+#: From accepting a connection to the end of its handshake; on a good line it takes a tenth of a second.
+HANDSHAKE_SECONDS_MAX: Final = 10.0
 
 # -- tasks ------------------------------------------------------------------------------------------------------
 #: guid, domain and cell_id: the column width of the reference (board-api 4.3).
@@ -53,6 +57,8 @@ TASKS_MAX: Final = 1_000_000
 # -- board ------------------------------------------------------------------------------------------------------
 #: Undelivered events of one subscriber; the next one ends its stream (board-api 11.3).
 SUBSCRIBER_EVENTS_MAX: Final = 1024
+#: The events that our own stream can resume from, all together; their number is a setting.
+EVENT_RING_BYTES_MAX: Final = 64 * 1024 * 1024
 #: Changes in one transaction: keeps the commit, and so the pause of the loop, short.
 COMMIT_CHANGES_MAX: Final = 1000
 #: Changes that may wait for a commit; a change beyond them is refused with UnknownError.
@@ -70,14 +76,44 @@ CALLBACK_WORKERS: Final = 1000
 CALLBACK_QUEUE_MAX: Final = 100_000
 #: Attempts in one delivery (board-api section 8).
 CALLBACK_ATTEMPTS_MAX: Final = 3
+#: Attempts remembered with a task, the newest: those of a few kicks, without a row that grows until the task expires.
+CALLBACK_ATTEMPTS_KEPT: Final = 20
 #: Redirects followed in one attempt (board-api section 8).
 CALLBACK_REDIRECTS_MAX: Final = 10
 #: An answer's body is read and thrown away up to here, so that the connection can be used again.
 CALLBACK_RESPONSE_BYTES_MAX: Final = 64 * 1024
+#: For that body, after the header has told all there is to know; a connection that is slower is closed.
+CALLBACK_DRAIN_SECONDS_MAX: Final = 2.0
+#: The header of an answer with all interim ones before it; servers send a few hundred bytes.
+CALLBACK_HEADER_BYTES_MAX: Final = 64 * 1024
+#: Connections kept open for the next callback: all together, to one origin, and for how long.
+CALLBACK_IDLE_CONNECTIONS_MAX: Final = 1000
+CALLBACK_ORIGIN_IDLE_CONNECTIONS_MAX: Final = 200
+CALLBACK_IDLE_SECONDS_MAX: Final = 60.0
+#: Names of callbacks asked for at once, each in a thread that may wait for the name server as long as that likes.
+CALLBACK_LOOKUPS_MAX: Final = 256
+#: Addresses of a name that are kept and tried; more are no more likely to answer.
+CALLBACK_ADDRESSES_MAX: Final = 8
+#: Delivered tasks removed between two looks at the rest of the world.
+CALLBACK_REMOVALS_MAX: Final = 256
+#: One value of a log line; what is longer says no more to whoever reads it (board-api 14.1, max_data_string_length).
+LOG_STRING_CHARACTERS_MAX: Final = 640
+#: A traceback in a log line: its last twenty or so calls.
+LOG_EXCEPTION_CHARACTERS_MAX: Final = 8192
+#: Lines of the access log that wait for a slow disk; more are dropped and counted.
+ACCESS_LOG_WAITING_BYTES_MAX: Final = 8 * 1024 * 1024
+#: Domains that are exposed one by one as metrics; clients make them up, and a scraper keeps each for ever.
+METRIC_DOMAINS_MAX: Final = 1000
 #: A line of the event stream as a client reads it: two tasks of the largest kind, in base64.
 EVENT_LINE_BYTES_MAX: Final = 4 * (REQUEST_BYTES_MAX + 1024 * 1024) * 2 // 3
 #: A completion callback as a receiver reads it: a result, a reason and an annotation, every byte escaped.
 CALLBACK_REQUEST_BYTES_MAX: Final = 1024 * 1024
+
+#: Definitions that stand in memory once for all tasks that have them, and what all of them may take.
+SHARED_DEFINITIONS_MAX: Final = 1024
+SHARED_DEFINITIONS_BYTES_MAX: Final = 8 * 1024 * 1024
+#: A larger one is seldom desired twice.
+SHARED_DEFINITION_BYTES_MAX: Final = 64 * 1024
 
 # -- cell -------------------------------------------------------------------------------------------------------
 #: Containers being made or destroyed at once (cell.md section 9: create and delete pools).

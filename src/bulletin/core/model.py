@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-__all__ = ["CellState", "Definition", "Resources", "Task", "TaskState"]
+__all__ = ["CallbackAttempt", "CellState", "Definition", "Resources", "Task", "TaskState"]
 
 
 class TaskState(IntEnum):
@@ -78,6 +78,19 @@ class Definition:
 
 
 @dataclass(frozen=True, slots=True)
+class CallbackAttempt:
+    """One attempt to tell a task's outcome to its callback URL (board-api.md 8, design section 6)."""
+
+    #: When it began, ns since the Unix epoch.
+    at: int
+    duration_ns: int
+    #: The HTTP status of the last answer, redirects followed; 0: no answer came.
+    status: int
+    #: Why the outcome does not count as told; empty: it does.
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """One task as the board keeps it (board-api.md 3.3). Times are nanoseconds since the Unix epoch, 0 = never.
 
@@ -100,6 +113,8 @@ class Task:
     #: When the callback was delivered; the task is then Resolving and kept for ``resolved_retention`` (design 6).
     #: Not on the wire.
     delivered_at: int = 0
+    #: The attempts to tell the outcome, oldest first; only the newest are kept. Not on the wire.
+    attempts: tuple[CallbackAttempt, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
