@@ -57,6 +57,20 @@ def test_which_content_types_are_json(content_type, expected):
     assert codec.is_json(content_type) is expected
 
 
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
+        ("application/json", True),
+        ("text/html, application/json;q=0.9, */*;q=0.1", True),
+        ("*/*", False),
+        ("application/x-protobuf", False),
+        ("", False),
+    ],
+)
+def test_who_accepts_json(accept, expected):
+    assert codec.accepts_json(accept) is expected
+
+
 # -- requests in protobuf ----------------------------------------------------------------------------------------
 
 
@@ -248,6 +262,10 @@ def test_json_with_the_names_of_the_wire():
         b'{"task_definition":{"network":{"properties":[]}}}',
         b'{"task_definition":{"network":{"properties":{"a":1}}}}',
         b'{"task_definition":{"image_layers":[{"layer_type":{}}]}}',
+        b'{"task_definition":{"image_layers":[{"layer_type":"EXCLUSIV"}]}}',
+        b'{"task_definition":{"imageLayers":[{"digestAlgorithm":"MD5"}]}}',
+        b'{"task_definition":{"image_layers":[{"media_type":"1"}]}}',
+        b'{"task_definition":{"metric_tags":{"a":{"dynamic":"index"}}}}',
         b'{"task_definition":{"image_layers":[{"layer_type":1e400}]}}',
     ],
 )

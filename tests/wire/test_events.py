@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from wire.strategies import a_task, model_tasks, valid_definition
 
 from bulletin.core.errors import Blame, ErrorType, TaskError
-from bulletin.core.lifecycle import TaskChanged, TaskCreated, TaskRemoved
 from bulletin.core.model import Definition
+from bulletin.core.operations import TaskChanged, TaskCreated, TaskRemoved
 from bulletin.wire import events
 from bulletin.wire.events import HEARTBEAT, EventParser, RawEvent, decode_event, encode_event, frame
 from bulletin.wire.proto import bbs_pb2 as p
@@ -28,10 +28,11 @@ task_events = st.one_of(
 
 def test_bytes_of_an_event():
     task = a_task(guid="g0", domain="", definition=Definition(b"", ""), state=0, created_at=0, updated_at=0)
-    sent = frame(0, encode_event(TaskRemoved(task)))
+    sent = frame(0, [encode_event(TaskRemoved(task))])
     data = b64encode(bytes.fromhex("0a060a0012026730"))  # board-api.md appendix B
     assert sent == b"id: 0\nevent: task_removed\ndata: " + data + b"\n\n"
-    assert frame(1025, b"x") == b"id: 1025\nx"
+    assert frame(1025, [b"x", b"y"]) == b"id: 1025\nxid: 1026\ny"
+    assert frame(0, []) == b""
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,7 @@ def _read(data: bytes) -> list[RawEvent]:
 @settings(max_examples=30)
 @given(st.lists(task_events, max_size=3), st.lists(st.integers(0, 2000), max_size=8))
 def test_what_is_sent_is_read_however_it_is_cut(sent, cuts):
-    stream = b"".join(frame(n, encode_event(event)) + HEARTBEAT for n, event in enumerate(sent))
+    stream = b"".join(frame(n, [encode_event(event)]) + HEARTBEAT for n, event in enumerate(sent))
     parser, read, start = EventParser(), [], 0
     for end in [*sorted(cuts), None]:
         read += parser.feed(stream[start:end])
@@ -121,6 +122,14 @@ def test_line_ends_do_not_matter_wherever_they_are_cut(lines):
 )
 def test_parsing(stream, expected):
     assert _read(stream.encode()) == [RawEvent(*event) for event in expected]
+
+
+def test_the_last_id_is_known_without_an_event():
+    parser = EventParser()
+    assert parser.last_id == ""
+    parser.feed(b"id: 3\n")
+    parser.feed(b"data: x\n\nid: 4\n\n: z\n")
+    assert parser.last_id == "4"
 
 
 def test_bytes_that_are_not_utf8_are_replaced():
@@ -197,7 +206,7 @@ def test_events_that_cannot_be_read(raw):
 
 
 def test_data_in_several_lines_is_joined():
-    stream = frame(0, encode_event(TaskCreated(a_task())))
+    stream = frame(0, [encode_event(TaskCreated(a_task()))])
     cut = stream.index(b"data: ") + 20
     assert _read(stream[:cut] + b"\ndata: " + stream[cut:])[0].data.count("\n") == 1
     assert decode_event(_read(stream[:cut] + b"\ndata: " + stream[cut:])[0]) == TaskCreated(a_task())

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from bulletin.wire.proto import bbs_pb2
-from bulletin.wire.routes import PHASE2_ROUTES, ROUTES, Role, Route, by_path
+from bulletin.wire.routes import OWN_ROUTES, PHASE2_ROUTES, ROUTES, Role, Route, by_path
 
 #: board-api.md 2.1 and, after the blank line, design section 6: path, request, response, handler, form.
 TABLE = """
@@ -46,7 +46,7 @@ def test_routes_are_those_of_the_specification():
 
 @pytest.mark.parametrize("route", [*ROUTES, *PHASE2_ROUTES], ids=lambda route: route.name)
 def test_every_row_makes_sense(route: Route):
-    assert route.method == "POST"
+    assert route.method == ("GET" if route.name in ("EventStream", "EventStream_r0") else "POST")
     assert route.path.startswith("/v1/")
     assert route.stream == (route.response is None)
     assert route.reads_body == (route.request is not None)
@@ -57,6 +57,32 @@ def test_names_and_paths_are_unique():
     routes = [*ROUTES, *PHASE2_ROUTES]
     assert len({r.name for r in routes}) == len(routes)
     assert len({r.path for r in routes}) == len(routes)
+    assert not {r.path for r in routes} & {r.path for r in OWN_ROUTES}
+    assert not {r.name for r in routes} & {r.name for r in OWN_ROUTES}
+
+
+@pytest.mark.parametrize("own", OWN_ROUTES, ids=lambda own: own.name)
+def test_our_own_routes_only_read(own):
+    assert own.method == "GET"
+    assert own.roles
+    assert own.stream == (own.media_type == "text/event-stream")
+    assert own.path.count("{") == own.path.count("{guid}") <= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "roles"),
+    [
+        ("Link", {Role.CELL}),
+        ("TaskOutput", {Role.CLIENT, Role.OPERATOR}),
+        ("TaskCallbacks", {Role.CLIENT, Role.OPERATOR}),
+        ("TaskEvents", {Role.CLIENT, Role.OPERATOR}),
+        ("Metrics", {Role.OPERATOR}),
+        ("OpenAPI", {Role.CLIENT, Role.CELL, Role.OPERATOR}),
+    ],
+)
+def test_who_may_read_what_of_ours(name: str, roles: set[Role]):
+    assert [own.roles for own in OWN_ROUTES if own.name == name] == [roles]
+    assert name in {own.name for own in OWN_ROUTES}
 
 
 @pytest.mark.parametrize(
@@ -86,10 +112,22 @@ def test_who_may_call_what(handler: str, roles: set[Role]):
 
 
 def test_phase_two_answers_can_carry_an_error():
-    assert len(PHASE2_ROUTES) == 28
+    assert len(PHASE2_ROUTES) == 32
     assert {r.response for r in PHASE2_ROUTES} == {bbs_pb2.ErrorOnlyResponse}
     field = bbs_pb2.ErrorOnlyResponse.DESCRIPTOR.fields_by_name["error"]
     assert (field.number, field.message_type) == (1, bbs_pb2.Error.DESCRIPTOR)
+
+
+def test_streams_of_phase_two_refuse_in_a_way_that_no_client_repeats():
+    refusing = {r.name for r in PHASE2_ROUTES if r.error_status != 200}
+    assert refusing == {"EventStream", "EventStream_r0", "LRPInstanceEventStream", "LrpInstanceEventStream_r0"}
+    assert {r.error_status for r in PHASE2_ROUTES if r.name in refusing} == {501}
+    assert {r.error_status for r in ROUTES} == {200}
+
+
+def test_which_answers_can_carry_an_error():
+    without = {r.name for r in (*ROUTES, *PHASE2_ROUTES) if not r.has_error}
+    assert without == {"Ping", "TaskEventStream", "TaskEventStream_r0"}
 
 
 def test_every_response_but_ping_has_its_error_first():

@@ -7,13 +7,12 @@ as strings.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import Final, NamedTuple, cast
 
 from google.protobuf import json_format
-from google.protobuf.descriptor import Descriptor
+from google.protobuf.descriptor import Descriptor, EnumDescriptor
 from google.protobuf.message import DecodeError, Message
 
 from bulletin.core import errors
@@ -25,6 +24,7 @@ from bulletin.core.limits import (
     UNSCANNED_REQUEST_BYTES_MAX,
 )
 from bulletin.wire.jsontext import load_json
+from bulletin.wire.jsonwriting import message_as_json
 from bulletin.wire.proto import bbs_pb2
 from bulletin.wire.routes import Route
 from bulletin.wire.scanning import scan
@@ -32,10 +32,12 @@ from bulletin.wire.scanning import scan
 __all__ = [
     "JSON",
     "PROTOBUF",
+    "accepts_json",
     "decode_answer",
     "decode_request",
     "encode_answer",
     "is_json",
+    "message_from_json",
     "tasks_as_json",
     "transcode",
 ]
@@ -45,8 +47,13 @@ JSON: Final = "application/json"
 
 
 def is_json(content_type: str) -> bool:
-    """Whether ``content_type`` (a header's value, parameters allowed) asks for JSON; all else means protobuf."""
+    """Whether ``content_type`` (a header's value, parameters allowed) is JSON's; all else means protobuf."""
     return content_type.partition(";")[0].strip().lower() == JSON
+
+
+def accepts_json(accept: str) -> bool:
+    """Whether ``accept`` (a header's value) names JSON: how a request without a body asks for it."""
+    return any(is_json(part) for part in accept.split(","))
 
 
 def decode_request(route: Route, body: bytes, content_type: str) -> Message:
@@ -66,7 +73,7 @@ def encode_answer(message: Message, content_type: str) -> bytes:
     """The body of an answer in the form of ``content_type``."""
     if not is_json(content_type):
         return message.SerializeToString()
-    return _to_json(message).encode()
+    return message_as_json(message).encode()
 
 
 def decode_answer(route: Route, body: bytes) -> Message:
@@ -93,18 +100,14 @@ def transcode(route: Route, answer: bytes, content_type: str) -> bytes:
 def tasks_as_json(tasks: Iterable[bytes]) -> Iterator[bytes]:
     """The JSON of a ``TasksResponse`` in pieces, one for each encoded task.
 
-    JSON takes a hundred times longer than protobuf, so a long listing is made piece by piece and the caller may let
+    JSON takes some ten times longer than protobuf, so a long listing is made piece by piece and the caller may let
     others have a turn in between.
     """
     opening = '{"tasks": ['
     for task in tasks:
-        yield (opening + _to_json(bbs_pb2.Task.FromString(task))).encode()
+        yield (opening + message_as_json(bbs_pb2.Task.FromString(task))).encode()
         opening = ", "
     yield b"{}" if opening != ", " else b"]}"
-
-
-def _to_json(message: Message) -> str:
-    return json.dumps(json_format.MessageToDict(message, preserving_proto_field_name=True))
 
 
 def _from_protobuf(kind: type[Message], body: bytes) -> Message:
@@ -127,12 +130,20 @@ def _from_protobuf(kind: type[Message], body: bytes) -> Message:
 def _from_json(kind: type[Message], body: bytes) -> Message:
     if len(body) > JSON_REQUEST_BYTES_MAX:
         raise errors.bad_request()
-    message = kind()
     if not body.strip():
         # As in protobuf, where a request of defaults is no bytes at all.
-        return message
-    value = load_json(body)
+        return kind()
+    return message_from_json(kind, load_json(body))
+
+
+def message_from_json(kind: type[Message], value: object) -> Message:
+    """The message that ``value``, as JSON was read, stands for; unknown fields are passed over.
+
+    Raises:
+        TaskError: InvalidRequest, ``the request received is invalid``, whatever is wrong with ``value``.
+    """
     _check_objects(value, cast("Descriptor", kind.DESCRIPTOR))
+    message = kind()
     try:
         json_format.ParseDict(cast("dict[str, object]", value), message, ignore_unknown_fields=True)
     except _JSON_FAULTS as error:
@@ -145,7 +156,10 @@ _JSON_FAULTS: Final = (json_format.ParseError, ValueError, TypeError, AttributeE
 
 
 def _check_objects(value: object, descriptor: Descriptor) -> None:
-    """Refuse anything but an object where a message belongs: json_format takes a text or a list for an empty one."""
+    """Refuse what json_format reads as something else.
+
+    It takes a text or a list for an empty message, and passes over an enum's name that it does not know.
+    """
     if not isinstance(value, dict):
         raise errors.bad_request()
     inner_types = _inner_types(descriptor)
@@ -154,30 +168,38 @@ def _check_objects(value: object, descriptor: Descriptor) -> None:
         if inner is None or member is None:
             continue
         if not inner.repeated:
-            _check_objects(member, inner.descriptor)
+            _check_member(member, inner)
         # That a list is a list and a map an object, json_format sees to.
         elif isinstance(member, list):
             for item in member:
-                _check_objects(item, inner.descriptor)
+                _check_member(item, inner)
         elif isinstance(member, dict):
             for item in member.values():
-                _check_objects(item, inner.descriptor)
+                _check_member(item, inner)
+
+
+def _check_member(value: object, inner: _Inner) -> None:
+    if isinstance(inner.descriptor, Descriptor):
+        _check_objects(value, inner.descriptor)
+    elif isinstance(value, str) and value not in inner.descriptor.values_by_name:
+        raise errors.bad_request()
 
 
 class _Inner(NamedTuple):
-    descriptor: Descriptor
-    #: A list of messages, or a map to them.
+    descriptor: Descriptor | EnumDescriptor
+    #: A list, or a map.
     repeated: bool
 
 
 @cache
 def _inner_types(descriptor: Descriptor) -> dict[str, _Inner]:
-    """The fields of ``descriptor`` that hold messages, by both names JSON may use."""
+    """The fields of ``descriptor`` that hold messages or enums, by both names JSON may use."""
     found: dict[str, _Inner] = {}
     for field in descriptor.fields:
-        inner = field.message_type
-        if inner is not None and inner.GetOptions().map_entry:
-            inner = inner.fields_by_name["value"].message_type
+        inner: Descriptor | EnumDescriptor | None = field.message_type or field.enum_type
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            entry = field.message_type.fields_by_name["value"]
+            inner = entry.message_type or entry.enum_type
         if inner is not None:
             found[field.name] = found[field.json_name] = _Inner(inner, field.is_repeated)
     return found

@@ -9,14 +9,15 @@ from __future__ import annotations
 import binascii
 import re
 from base64 import b64decode
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
 from google.protobuf.message import DecodeError
 
 from bulletin.core.errors import Blame, ErrorType, TaskError
-from bulletin.core.lifecycle import Event, TaskChanged, TaskCreated, TaskRemoved
 from bulletin.core.limits import EVENT_LINE_BYTES_MAX
+from bulletin.core.operations import Event, TaskChanged, TaskCreated, TaskRemoved
 from bulletin.wire.proto import bbs_pb2
 from bulletin.wire.routes import Form
 from bulletin.wire.splicing import delimited
@@ -52,9 +53,9 @@ def encode_event(event: Event, form: Form = "v3") -> bytes:
     return b"event: %b\ndata: %b\n" % (name, binascii.b2a_base64(payload))
 
 
-def frame(event_id: int, tail: bytes) -> bytes:
-    """An event as it is sent: ``event_id`` counts from 0 on each connection, ``tail`` is from ``encode_event``."""
-    return b"id: %d\n%b" % (event_id, tail)
+def frame(first_id: int, tails: Iterable[bytes]) -> bytes:
+    """Events as they are sent: ids count from 0 on each connection, ``tails`` are from ``encode_event``."""
+    return b"".join([b"id: %d\n%b" % numbered for numbered in enumerate(tails, first_id)])
 
 
 # -- reading -----------------------------------------------------------------------------------------------------
@@ -161,6 +162,11 @@ class EventParser:
         self._data_bytes = 0
         self._name = ""
         return RawEvent(self._id, name, data) if data else None
+
+    @property
+    def last_id(self) -> str:
+        """The id to come again with; it may have come without an event."""
+        return self._id
 
     @staticmethod
     def _check_length(length: int) -> None:

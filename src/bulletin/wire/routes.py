@@ -34,7 +34,7 @@ from bulletin.wire.proto.bbs_pb2 import (
     UpsertDomainResponse,
 )
 
-__all__ = ["PHASE2_ROUTES", "ROUTES", "Form", "Role", "Route", "by_path"]
+__all__ = ["OWN_ROUTES", "PHASE2_ROUTES", "ROUTES", "Form", "OwnRoute", "Role", "Route", "by_path"]
 
 #: How tasks are shown: as stored, or rewritten for older clients (board-api.md 2.3).
 Form = Literal["v3", "v2"]
@@ -67,6 +67,30 @@ class Route:
     stream: bool = False
     #: False: whatever the body holds is thrown away (board-api.md 1.2).
     reads_body: bool = True
+    #: The HTTP status of an answer with an error (board-api.md 1.3).
+    error_status: int = 200
+
+    @property
+    def has_error(self) -> bool:
+        """Whether an error can travel in the answer: not in a stream, and not in a PingResponse."""
+        return self.response is not None and "error" in self.response.DESCRIPTOR.fields_by_name
+
+
+@dataclass(frozen=True, slots=True)
+class OwnRoute:
+    """One route of ours that no BBS has."""
+
+    name: str
+    method: str
+    #: ``{guid}`` stands for a task's guid.
+    path: str
+    #: What serves it.
+    handler: str
+    roles: frozenset[Role]
+    #: Of its answer when all goes well.
+    media_type: str
+    #: Whether the answer is a stream of events, which goes on until one side leaves.
+    stream: bool = False
 
 
 _ANYONE: Final = frozenset(Role)
@@ -130,7 +154,14 @@ def _later(name: str, path: str) -> Route:
     return Route(name, "POST", path, None, ErrorOnlyResponse, "unsupported", _ANYONE, reads_body=False)
 
 
-#: LRPs and evacuation (board-api.md 2.2) without their streams. Every response there has ``error`` as field 1.
+def _later_stream(name: str, method: str, path: str) -> Route:
+    """501: the Go client takes 500, 502, 503 and 504 for a reason to come again, for ever (board-api.md 11.4)."""
+    return Route(
+        name, method, path, None, ErrorOnlyResponse, "unsupported", _ANYONE, reads_body=False, error_status=501
+    )
+
+
+#: LRPs and evacuation (board-api.md 2.2). Every response there has ``error`` as field 1.
 PHASE2_ROUTES: Final[tuple[Route, ...]] = (
     _later("ActualLRPs", "/v1/actual_lrps/list"),
     _later("ActualLRPsByProcessGuids", "/v1/actual_lrps/list_by_process_guids"),
@@ -160,7 +191,26 @@ PHASE2_ROUTES: Final[tuple[Route, ...]] = (
     _later("DesireDesiredLRP", "/v1/desired_lrp/desire.r2"),
     _later("UpdateDesireLRP", "/v1/desired_lrp/update"),
     _later("RemoveDesiredLRP", "/v1/desired_lrp/remove"),
+    _later_stream("EventStream", "GET", "/v1/events.r1"),
+    _later_stream("EventStream_r0", "GET", "/v1/events"),
+    _later_stream("LRPInstanceEventStream", "POST", "/v1/events/lrp_instances.r1"),
+    _later_stream("LrpInstanceEventStream_r0", "POST", "/v1/events/lrp_instances"),
 )
+
+
+_OPERATOR: Final = frozenset({Role.OPERATOR})
+_LINKED: Final = frozenset({Role.CELL})
+
+# fmt: off
+OWN_ROUTES: Final[tuple[OwnRoute, ...]] = (
+    OwnRoute("Link", "GET", "/v1/link", "link", _LINKED, "application/x-protobuf"),
+    OwnRoute("TaskOutput", "GET", "/v1/tasks/{guid}/output", "task_output", _CLIENT, "application/x-ndjson"),
+    OwnRoute("TaskCallbacks", "GET", "/v1/tasks/{guid}/callbacks", "task_callbacks", _CLIENT, "application/json"),
+    OwnRoute("TaskEvents", "GET", "/v1/task_events", "task_events", _CLIENT, "text/event-stream", stream=True),
+    OwnRoute("OpenAPI", "GET", "/openapi.json", "openapi", _ANYONE, "application/json"),
+    OwnRoute("Metrics", "GET", "/metrics", "metrics", _OPERATOR, "text/plain"),
+)
+# fmt: on
 
 
 def by_path(routes: Iterable[Route] = ROUTES) -> dict[str, dict[str, Route]]:

@@ -24,6 +24,7 @@ __all__ = [
     "decode_action",
     "decode_definition",
     "decode_task",
+    "describe",
     "encode_action",
     "encode_definition",
     "encode_task",
@@ -31,6 +32,7 @@ __all__ = [
     "encode_task_v2",
     "error_response",
     "parse_definition",
+    "recall_definition",
     "summarise",
     "task_response",
     "tasks_response",
@@ -49,8 +51,22 @@ _IMAGE_LAYERS_TAG: Final = b"\xca\x01"
 def summarise(message: bbs_pb2.TaskDefinition) -> Definition:
     """The canonical bytes of ``message`` and the facts decisions need. ``message`` loses its unknown fields."""
     message.DiscardUnknownFields()
+    return describe(message, message.SerializeToString(deterministic=True))
+
+
+def recall_definition(encoded: bytes) -> Definition:
+    """The definition that ``summarise`` once made ``encoded`` of; a third of its work.
+
+    Raises:
+        DecodeError: the bytes are not a definition.
+    """
+    return describe(bbs_pb2.TaskDefinition.FromString(encoded), encoded)
+
+
+def describe(message: bbs_pb2.TaskDefinition, encoded: bytes) -> Definition:
+    """The facts of ``message`` beside ``encoded``, its canonical bytes."""
     return Definition(
-        message.SerializeToString(deterministic=True),
+        encoded,
         message.root_fs,
         message.memory_mb,
         message.disk_mb,

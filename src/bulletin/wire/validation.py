@@ -35,6 +35,7 @@ __all__ = [
     "check",
     "check_complete",
     "check_desire",
+    "check_desire_of_known",
     "check_domain",
     "check_fail",
     "check_guid",
@@ -83,15 +84,26 @@ class _Problems(list[str]):
 def check_desire(request: bbs_pb2.DesireTaskRequest) -> None:
     """Raises ``TaskError`` InvalidRequest for a bad guid, domain or definition (board-api.md 5.1, 5.2)."""
     problems = _Problems()
-    if not _GUID.fullmatch(request.task_guid):
-        problems.add(_field("task_guid"))
-    if not request.domain:
-        problems.add(_field("domain"))
+    _check_names(request, problems)
     if request.HasField("task_definition"):
         _check_definition(request.task_definition, problems)
     else:
         problems.add(_field("task_definition"))
     problems.complain()
+
+
+def check_desire_of_known(request: bbs_pb2.DesireTaskRequest) -> None:
+    """``check_desire`` for a definition that is known to be good."""
+    problems = _Problems()
+    _check_names(request, problems)
+    problems.complain()
+
+
+def _check_names(request: bbs_pb2.DesireTaskRequest, problems: _Problems) -> None:
+    if not _GUID.fullmatch(request.task_guid):
+        problems.add(_field("task_guid"))
+    if not request.domain:
+        problems.add(_field("domain"))
 
 
 def check_start(request: bbs_pb2.StartTaskRequest) -> None:
