@@ -1,0 +1,1 @@
+"""Who is trusted: certificates, TLS contexts, and the roles that certificates carry."""
