@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from bulletin.core.model import Definition, Task, TaskState
-from bulletin.store.api import BrokenRow, Store
+from bulletin.store.api import BrokenRow, Lease, Store
 from bulletin.store.broken import BrokenStore
 from bulletin.store.memory import Contents, MemoryStore
+from bulletin.store.postgres import PostgresStore
 from bulletin.store.sealing import PlainSealer
 from bulletin.store.sqlite import SqliteStore
 from bulletin.wire.proto.bbs_pb2 import TaskDefinition
@@ -86,9 +87,33 @@ def load_all() -> Callable[..., Any]:
     return load
 
 
-@pytest.fixture(params=["memory", "sqlite", "broken"])
+class HandClockPostgresStore(PostgresStore):
+    """A store whose database's clock is ``clock``: as that goes on, the end of the lease comes nearer."""
+
+    def __init__(self, url: str, clock: HandClock) -> None:
+        super().__init__(url, sealer=PlainSealer())
+        self._hand_clock = clock
+        self._seen_ns = clock.now_ns()
+
+    async def acquire(self, owner: str, seconds: float) -> Lease:
+        await self._let_time_pass()
+        return await super().acquire(owner, seconds)
+
+    async def renew(self, lease: Lease, seconds: float) -> None:
+        await self._let_time_pass()
+        await super().renew(lease, seconds)
+
+    async def _let_time_pass(self) -> None:
+        now = self._hand_clock.now_ns()
+        passed, self._seen_ns = now - self._seen_ns, now
+        if passed:
+            await self._read("UPDATE lease SET expires_at = expires_at - $1 WHERE owner <> ''", passed)
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgres", "broken"])
 async def reopen(request: pytest.FixtureRequest, tmp_path: Path, clock: HandClock) -> AsyncIterator[Any]:
     """An async function that closes the store there was and opens one over the same contents."""
+    url = request.getfixturevalue("postgres_url") if request.param == "postgres" else ""
     contents = Contents()
     opened: list[Store] = []
 
@@ -101,6 +126,8 @@ async def reopen(request: pytest.FixtureRequest, tmp_path: Path, clock: HandCloc
                 store = MemoryStore(clock=clock, contents=contents)
             case "sqlite":
                 store = SqliteStore(tmp_path / "data" / "board.sqlite3", sealer=PlainSealer(), clock=clock)
+            case "postgres":
+                store = HandClockPostgresStore(url, clock)
             case "broken":
                 store = BrokenStore(MemoryStore(clock=clock, contents=contents))
         opened.append(store)

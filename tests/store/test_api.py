@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.batches import whole_batch
 
-from bulletin.core.model import Task, TaskState
+from bulletin.core.model import CallbackAttempt, Task, TaskState
 from bulletin.store.api import Batch, Lease, LeaseHeld, LeaseLost, Output, StoreError
 from bulletin.wire.proto.bbs_pb2 import TaskDefinition
 from bulletin.wire.tasks import summarise
@@ -25,10 +26,10 @@ async def test_a_lease_keeps_others_out_until_it_has_run_out(store, clock) -> No
     assert lease.owner == "a"
     with pytest.raises(LeaseHeld):
         await store.acquire("b", 15)
-    clock.advance(14.999)
+    clock.advance(14)
     with pytest.raises(LeaseHeld):
         await store.acquire("b", 15)
-    clock.advance(0.001)
+    clock.advance(1)
     assert (await store.acquire("b", 15)).epoch > lease.epoch
 
 
@@ -37,7 +38,7 @@ async def test_a_refused_acquire_leaves_the_owner_alone(store, make_task) -> Non
     with pytest.raises(LeaseHeld):
         await store.acquire("b", 15)
     await store.renew(lease, 15)
-    await store.commit(Batch(tasks={"t": make_task("t")}), lease)
+    await store.commit(whole_batch({"t": make_task("t")}), lease)
 
 
 async def test_a_renewed_lease_lasts_from_the_renewal(store, clock) -> None:
@@ -64,7 +65,7 @@ async def test_a_lease_taken_over_cannot_be_renewed(store, clock) -> None:
 async def test_a_lease_that_ran_out_is_kept_while_nobody_takes_it(store, clock, make_task) -> None:
     lease = await store.acquire("a", 15)
     clock.advance(60)
-    await store.commit(Batch(tasks={"t": make_task("t")}), lease)
+    await store.commit(whole_batch({"t": make_task("t")}), lease)
     await store.renew(lease, 15)
     with pytest.raises(LeaseHeld):
         await store.acquire("b", 15)
@@ -77,15 +78,15 @@ async def test_the_owner_may_acquire_again_and_its_older_lease_is_over(store, ma
     with pytest.raises(LeaseLost):
         await store.renew(older, 15)
     with pytest.raises(LeaseLost):
-        await store.commit(Batch(tasks={"t": make_task("t")}), older)
-    await store.commit(Batch(tasks={"t": make_task("t")}), newer)
+        await store.commit(whole_batch({"t": make_task("t")}), older)
+    await store.commit(whole_batch({"t": make_task("t")}), newer)
 
 
 async def test_a_released_lease_is_free_at_once_and_writes_no_more(store, make_task, load_all) -> None:
     lease = await store.acquire("a", 1000)
     await store.release(lease)
     with pytest.raises(LeaseLost):
-        await store.commit(Batch(tasks={"t": make_task("t")}), lease)
+        await store.commit(whole_batch({"t": make_task("t")}), lease)
     with pytest.raises(LeaseLost):
         await store.renew(lease, 15)
     assert await load_all(store) == {}
@@ -100,7 +101,7 @@ async def test_releasing_a_lost_lease_changes_nothing(store, clock, make_task) -
     await store.release(lost)
     with pytest.raises(LeaseHeld):
         await store.acquire("c", 15)
-    await store.commit(Batch(tasks={"t": make_task("t")}), lease)
+    await store.commit(whole_batch({"t": make_task("t")}), lease)
 
 
 async def test_epochs_only_grow(reopen, clock) -> None:
@@ -126,14 +127,14 @@ async def test_a_stale_epoch_never_writes(store, clock, make_task, load_all) -> 
     stale = await store.acquire("a", 15)
     kept = make_task("kept")
     await store.commit(
-        Batch(tasks={"kept": kept}, domains={"d": 1}, outputs=[Output("kept", b"old", NEVER)]),
+        whole_batch({"kept": kept}, domains={"d": 1}, outputs=[Output("kept", b"old", NEVER)]),
         stale,
     )
     clock.advance(15)
     await store.acquire("b", 15)
     for batch in (
-        Batch(tasks={"new": make_task("new")}),
-        Batch(tasks={"kept": dataclasses.replace(kept, domain="changed")}),
+        whole_batch({"new": make_task("new")}),
+        whole_batch({"kept": dataclasses.replace(kept, domain="changed")}),
         Batch(removed={"kept"}),
         Batch(domains={"d": 2, "e": 3}),
         Batch(removed_domains={"d", "nobody's"}),
@@ -151,7 +152,7 @@ async def test_an_epoch_counts_only_with_its_owner(store, make_task) -> None:
     lease = await store.acquire("a", 15)
     for forged in (Lease("b", lease.epoch), Lease("a", lease.epoch + 1), Lease("", lease.epoch)):
         with pytest.raises(LeaseLost):
-            await store.commit(Batch(tasks={"t": make_task("t")}), forged)
+            await store.commit(whole_batch({"t": make_task("t")}), forged)
         with pytest.raises(LeaseLost):
             await store.renew(forged, 15)
 
@@ -163,10 +164,10 @@ async def test_a_commit_inserts_overwrites_and_removes(reopen, make_task, load_a
     store = await reopen()
     lease = await store.acquire("a", 15)
     a, b, c = (make_task(guid) for guid in "abc")
-    await store.commit(Batch(tasks={"a": a, "b": b}), lease)
+    await store.commit(whole_batch({"a": a, "b": b}), lease)
     assert await load_all(store) == {"a": a, "b": b}
     changed = dataclasses.replace(b, state=TaskState.RUNNING, cell_id="cell", updated_at=7)
-    await store.commit(Batch(tasks={"b": changed, "c": c}, removed={"a"}), lease)
+    await store.commit(whole_batch({"b": changed, "c": c}, removed={"a"}), lease)
     assert await load_all(store) == {"b": changed, "c": c}
     await store.commit(Batch(removed={"b", "c"}), lease)
     assert await load_all(store) == {}
@@ -174,16 +175,58 @@ async def test_a_commit_inserts_overwrites_and_removes(reopen, make_task, load_a
 
 async def test_a_guid_can_be_used_again_for_another_task(store, make_task, make_definition, load_all) -> None:
     lease = await store.acquire("a", 15)
-    await store.commit(Batch(tasks={"t": make_task("t", result="old", failed=True, cell_id="c")}), lease)
+    await store.commit(whole_batch({"t": make_task("t", result="old", failed=True, cell_id="c")}), lease)
     other = make_task("t", domain="other", definition=make_definition(root_fs="preloaded:x", annotation="n"))
-    await store.commit(Batch(tasks={"t": other}), lease)
+    await store.commit(whole_batch({"t": other}), lease)
     assert await load_all(store) == {"t": other}
+
+
+async def test_a_change_keeps_what_a_task_has_for_life(store, make_task, make_definition, load_all) -> None:
+    lease = await store.acquire("a", 15)
+    tasks = {guid: make_task(guid) for guid in "abc"}
+    await store.commit(whole_batch(tasks), lease)
+    attempts = (CallbackAttempt(1, 2, 503, "no"),)
+    ended = {"state": TaskState.COMPLETED, "updated_at": 9, "first_completed_at": 9, "failed": True, "delivered_at": 3}
+    texts = {"cell_id": "c", "failure_reason": "f", "rejection_reason": "r", "result": "x", "attempts": attempts}
+    changed = dataclasses.replace(tasks["a"], **ended, **texts, rejection_count=4)
+    forged = dataclasses.replace(changed, domain="other", created_at=1, definition=make_definition(annotation="n"))
+    overwritten = dataclasses.replace(forged, guid="b")
+    batch = Batch({"a": forged, "b": overwritten, "d": make_task("d")}, {"b", "d"}, {"c"})
+    for _ in range(2):
+        await store.commit(batch, lease)
+        assert await load_all(store) == {"a": changed, "b": overwritten, "d": batch.tasks["d"]}
+
+
+async def test_a_change_of_a_row_that_is_not_there_is_an_error(store, make_task, load_all) -> None:
+    lease = await store.acquire("a", 15)
+    kept = make_task("kept")
+    await store.commit(whole_batch([kept]), lease)
+    batch = Batch({"kept": kept, "gone": make_task("gone")})
+    with pytest.raises(StoreError, match="not there"):
+        await store.commit(batch, lease)
+    assert "gone" not in await load_all(store)
+    batch.whole.add("gone")
+    await store.commit(batch, lease)
+    assert await load_all(store) == batch.tasks
+
+
+async def test_configurations_are_upserted_and_outlive_the_store(reopen) -> None:
+    store = await reopen()
+    assert await store.load_configurations() == {}
+    lease = await store.acquire("a", 15)
+    await store.commit(Batch(configurations={"k": "1", "ü": ""}), lease)
+    await store.commit(Batch(configurations={"k": "2"}), lease)
+    await store.release(lease)
+    with pytest.raises(LeaseLost):
+        await store.commit(Batch(configurations={"k": "3"}), lease)
+    store = await reopen()
+    assert await store.load_configurations() == {"k": "2", "ü": ""}
 
 
 async def test_removing_what_is_not_there_is_no_error(store, make_task, load_all) -> None:
     lease = await store.acquire("a", 15)
     task = make_task("t")
-    await store.commit(Batch(tasks={"t": task}, removed={"never"}), lease)
+    await store.commit(whole_batch({"t": task}, removed={"never"}), lease)
     await store.commit(Batch(removed={"never"}), lease)
     assert await load_all(store) == {"t": task}
 
@@ -197,8 +240,8 @@ async def test_an_empty_batch_is_no_error(store, load_all) -> None:
 async def test_the_same_batch_again_is_harmless(store, make_task, load_all) -> None:
     lease = await store.acquire("a", 15)
     task = make_task("t")
-    await store.commit(Batch(tasks={"gone": make_task("gone")}), lease)
-    batch = Batch(tasks={"t": task}, removed={"gone"}, domains={"d": 1}, outputs=[Output("t", b"x", NEVER)])
+    await store.commit(whole_batch({"gone": make_task("gone")}), lease)
+    batch = whole_batch({"t": task}, removed={"gone"}, domains={"d": 1}, outputs=[Output("t", b"x", NEVER)])
     for _ in range(3):
         await store.commit(batch, lease)
     assert await load_all(store) == {"t": task}
@@ -209,10 +252,10 @@ async def test_the_same_batch_again_is_harmless(store, make_task, load_all) -> N
 async def test_a_batch_of_a_thousand(store, make_task, load_all) -> None:
     lease = await store.acquire("a", 15)
     tasks = {f"guid-{number}": make_task(f"guid-{number}", created_at=number) for number in range(1000)}
-    await store.commit(Batch(tasks=tasks), lease)
+    await store.commit(whole_batch(tasks), lease)
     assert await load_all(store) == tasks
     changed = {guid: dataclasses.replace(task, state=TaskState.COMPLETED) for guid, task in tasks.items()}
-    await store.commit(Batch(tasks=changed), lease)
+    await store.commit(whole_batch(changed), lease)
     assert await load_all(store) == changed
     await store.commit(Batch(removed=set(tasks)), lease)
     assert await load_all(store) == {}
@@ -221,9 +264,11 @@ async def test_a_batch_of_a_thousand(store, make_task, load_all) -> None:
 async def test_a_contradictory_batch_is_refused_whole(store, make_task, load_all) -> None:
     lease = await store.acquire("a", 15)
     with pytest.raises(AssertionError):
-        await store.commit(Batch(tasks={"t": make_task("t"), "u": make_task("u")}, removed={"t"}), lease)
+        await store.commit(whole_batch({"t": make_task("t"), "u": make_task("u")}, removed={"t"}), lease)
     with pytest.raises(AssertionError):
-        await store.commit(Batch(tasks={"u": make_task("u"), "t": make_task("another")}), lease)
+        await store.commit(whole_batch({"u": make_task("u"), "t": make_task("another")}), lease)
+    with pytest.raises(AssertionError):
+        await store.commit(Batch({"u": make_task("u")}, {"u", "t"}), lease)
     assert await load_all(store) == {}
 
 
@@ -232,7 +277,7 @@ async def test_everything_is_there_after_opening_again(reopen, make_task, load_a
     lease = await store.acquire("a", 15)
     task = make_task("t")
     await store.commit(
-        Batch(tasks={"t": task}, domains={"d": NEVER}, outputs=[Output("t", b"\x00\xff", NEVER)]),
+        whole_batch({"t": task}, domains={"d": NEVER}, outputs=[Output("t", b"\x00\xff", NEVER)]),
         lease,
     )
     await store.release(lease)
@@ -259,7 +304,7 @@ async def test_an_empty_store_loads_nothing(store) -> None:
 
 async def test_chunks_are_bounded_and_the_loop_goes_on_between_them(store, make_task) -> None:
     lease = await store.acquire("a", 15)
-    await store.commit(Batch(tasks={f"{number}": make_task(f"{number}") for number in range(1200)}), lease)
+    await store.commit(whole_batch({f"{number}": make_task(f"{number}") for number in range(1200)}), lease)
     turns = 0
 
     async def count_turns() -> None:
@@ -279,7 +324,7 @@ async def test_chunks_are_bounded_and_the_loop_goes_on_between_them(store, make_
 async def test_loading_may_be_given_up_and_begun_again(store, make_task, load_all) -> None:
     lease = await store.acquire("a", 15)
     tasks = {f"{number}": make_task(f"{number}") for number in range(600)}
-    await store.commit(Batch(tasks=tasks), lease)
+    await store.commit(whole_batch(tasks), lease)
     loading = store.load()
     await anext(loading)
     await loading.aclose()
@@ -289,11 +334,11 @@ async def test_loading_may_be_given_up_and_begun_again(store, make_task, load_al
 async def test_a_commit_while_loading_harms_neither(store, make_task, load_all) -> None:
     lease = await store.acquire("a", 15)
     tasks = {f"{number:04}": make_task(f"{number:04}") for number in range(900)}
-    await store.commit(Batch(tasks=tasks), lease)
+    await store.commit(whole_batch(tasks), lease)
     loading = store.load()
     seen = [row.guid for row in await anext(loading)]
     changed = {guid: dataclasses.replace(tasks[guid], state=TaskState.RUNNING) for guid in tasks}
-    await store.commit(Batch(tasks=changed), lease)
+    await store.commit(whole_batch(changed), lease)
     seen += [row.guid async for chunk in loading for row in chunk]
     assert sorted(seen) == sorted(tasks)
     assert await load_all(store) == changed
@@ -307,12 +352,16 @@ FULL_TASK = {
     "updated_at": NEVER,
     "first_completed_at": 2**53 + 1,
     "cell_id": "zelle-é",
-    "result": "résultat\n\t\x00\x7f\u2028",
+    "result": "résultat\n\t\x01\x7f\u2028",
     "failed": True,
     "failure_reason": "raison ☠",
     "rejection_count": 2**31 - 1,
     "rejection_reason": "Grund",
     "delivered_at": 1_790_000_000_123_456_789,
+    "attempts": (
+        CallbackAttempt(1_790_000_000_123_456_788, NEVER, 0, 'refusé: "\n\x00\u2028🧨'),
+        CallbackAttempt(1_790_000_000_123_456_789, 0, 204),
+    ),
 }
 
 
@@ -337,7 +386,7 @@ async def test_every_field_comes_back(store, make_definition, load_all) -> None:
         annotation="a" * 10_240,
     )
     task = Task(definition=definition, **FULL_TASK)
-    await store.commit(Batch(tasks={task.guid: task}), lease)
+    await store.commit(whole_batch({task.guid: task}), lease)
     (loaded,) = (await load_all(store)).values()
     assert loaded == task
     assert [type(getattr(loaded, field.name)) for field in dataclasses.fields(Task)] == [
@@ -351,12 +400,12 @@ async def test_empty_long_and_huge_values_come_back(store, make_task, make_defin
     long = make_task("long", result="é" * 25_600, failure_reason="x" * 1024)
     huge = make_task("huge", definition=make_definition(annotation="h" * 8_000_000))
     tasks = {task.guid: task for task in (bare, long, huge)}
-    await store.commit(Batch(tasks=tasks), lease)
+    await store.commit(whole_batch(tasks), lease)
     assert await load_all(store) == tasks
 
 
-# Surrogates are no text anywhere on the wire; everything else is.
-texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+# Surrogates are no text anywhere on the wire, and the board refuses U+0000 (board-api.md 4.3); everything else is text.
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40)
 times = st.integers(0, NEVER)
 definitions = st.builds(
     lambda **fields: summarise(TaskDefinition(**fields)),
@@ -369,7 +418,7 @@ definitions = st.builds(
     annotation=texts,
     volume_mounts=st.lists(st.builds(lambda driver: {"driver": driver}, texts), max_size=3),
 )
-GUIDS = ["", "a", "A", "b", "ä", "a ", "0", "\x00"]
+GUIDS = ["", "a", "A", "b", "ä", "a ", "0", "\x01"]
 tasks_of = st.builds(
     Task,
     guid=st.sampled_from(GUIDS),
@@ -386,6 +435,7 @@ tasks_of = st.builds(
     rejection_count=st.integers(0, 2**31 - 1),
     rejection_reason=texts,
     delivered_at=times,
+    attempts=st.lists(st.builds(CallbackAttempt, times, times, st.integers(0, 999), texts), max_size=3).map(tuple),
 )
 
 
@@ -398,7 +448,8 @@ def batches(draw: st.DrawFn) -> Batch:
         Output(guid, draw(st.binary(max_size=50)), draw(st.integers(0, NEVER - 1)))
         for guid in draw(st.sets(st.sampled_from(GUIDS)))
     ]
-    return Batch(tasks, removed, domains, outputs=outputs)
+    configurations = draw(st.dictionaries(st.sampled_from("abc"), texts, max_size=2))
+    return whole_batch(tasks, removed=removed, domains=domains, outputs=outputs, configurations=configurations)
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -410,13 +461,16 @@ async def test_any_history_of_batches_leaves_what_a_dict_would_hold(store, load_
     tasks: dict[str, Any] = {}
     domains = await store.load_domains()
     outputs: dict[str, bytes] = {}
+    configurations = await store.load_configurations()
     for batch in history:
         await store.commit(batch, lease)
         tasks = {guid: task for guid, task in tasks.items() if guid not in batch.removed} | batch.tasks
         domains |= batch.domains
         outputs |= {output.guid: output.lines for output in batch.outputs}
+        configurations |= batch.configurations
     assert await load_all(store) == tasks
     assert await store.load_domains() == domains
+    assert await store.load_configurations() == configurations
     assert {guid: await store.output(guid) for guid in GUIDS} == {guid: outputs.get(guid) for guid in GUIDS}
 
 
@@ -433,7 +487,7 @@ async def test_domains_are_kept_with_their_end(store) -> None:
 async def test_outputs_are_kept_apart_from_tasks(store, make_task) -> None:
     lease = await store.acquire("a", 15)
     assert await store.output("t") is None
-    await store.commit(Batch(tasks={"t": make_task("t")}, outputs=[Output("t", b"first", NEVER)]), lease)
+    await store.commit(whole_batch({"t": make_task("t")}, outputs=[Output("t", b"first", NEVER)]), lease)
     await store.commit(Batch(removed={"t"}), lease)
     assert await store.output("t") == b"first"
     await store.commit(Batch(outputs=[Output("t", b"", NEVER), Output("t", b"last", NEVER)]), lease)
@@ -509,7 +563,8 @@ async def test_a_closed_store_refuses_everything(store, make_task) -> None:
         store.renew(lease, 15),
         store.release(lease),
         store.load_domains(),
-        store.commit(Batch(tasks={"t": make_task("t")}), lease),
+        store.load_configurations(),
+        store.commit(whole_batch({"t": make_task("t")}), lease),
         store.output("t"),
         store.prune_outputs(0, 0),
         anext(store.load()),
@@ -521,7 +576,7 @@ async def test_a_closed_store_refuses_everything(store, make_task) -> None:
 async def test_a_closed_store_can_be_opened_again(store, make_task, load_all) -> None:
     lease = await store.acquire("a", 15)
     task = make_task("t")
-    await store.commit(Batch(tasks={"t": task}), lease)
+    await store.commit(whole_batch({"t": task}), lease)
     await store.release(lease)
     await store.close()
     await store.open()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from support.batches import whole_batch
 
 from bulletin.store.api import Batch, LeaseLost, Output, StoreError
 from bulletin.store.broken import BrokenStore, Failure, fail_always, fail_at
@@ -21,18 +22,18 @@ async def store(clock) -> BrokenStore:
 async def test_a_failure_before_writes_nothing(store, make_task, load_all) -> None:
     lease = await store.acquire("a", 15)
     store.fail = fail_at("commit", 2)
-    await store.commit(Batch({"1": make_task("1")}), lease)
+    await store.commit(whole_batch({"1": make_task("1")}), lease)
     with pytest.raises(StoreError, match="before commit 2") as raised:
-        await store.commit(Batch({"2": make_task("2")}), lease)
+        await store.commit(whole_batch({"2": make_task("2")}), lease)
     assert type(raised.value) is StoreError
-    await store.commit(Batch({"3": make_task("3")}), lease)
+    await store.commit(whole_batch({"3": make_task("3")}), lease)
     assert set(await load_all(store)) == {"1", "3"}
 
 
 async def test_a_failure_after_has_written(store, make_task, load_all) -> None:
     lease = await store.acquire("a", 15)
     store.fail = fail_at("commit", 1, Failure.AFTER)
-    batch = Batch({"1": make_task("1")})
+    batch = whole_batch({"1": make_task("1")})
     with pytest.raises(StoreError, match="after commit 1"):
         await store.commit(batch, lease)
     assert await load_all(store) == batch.tasks
@@ -42,16 +43,16 @@ async def test_a_failure_after_has_written(store, make_task, load_all) -> None:
 async def test_a_lost_lease_writes_nothing(store, make_task, load_all) -> None:
     lease = await store.acquire("a", 15)
     store.fail = fail_always("commit", Failure.LEASE_LOST, since=2)
-    await store.commit(Batch({"1": make_task("1")}), lease)
+    await store.commit(whole_batch({"1": make_task("1")}), lease)
     for _ in range(2):
         with pytest.raises(LeaseLost):
-            await store.commit(Batch({"2": make_task("2")}), lease)
+            await store.commit(whole_batch({"2": make_task("2")}), lease)
     assert set(await load_all(store)) == {"1"}
 
 
 async def test_every_method_fails_on_order_and_recovers(store, make_task) -> None:
     lease = await store.acquire("a", 15)
-    await store.commit(Batch({"t": make_task("t")}, outputs=[Output("t", b"x", 2**62)]), lease)
+    await store.commit(whole_batch({"t": make_task("t")}, outputs=[Output("t", b"x", 2**62)]), lease)
 
     async def load() -> None:
         async for _ in store.load():
@@ -63,6 +64,7 @@ async def test_every_method_fails_on_order_and_recovers(store, make_task) -> Non
         "renew": lambda: store.renew(lease, 15),
         "load": load,
         "load_domains": store.load_domains,
+        "load_configurations": store.load_configurations,
         "commit": lambda: store.commit(Batch(), lease),
         "output": lambda: store.output("t"),
         "prune_outputs": lambda: store.prune_outputs(0, 1000),
@@ -84,7 +86,7 @@ async def test_every_method_fails_on_order_and_recovers(store, make_task) -> Non
 async def test_held_commits_wait_and_go_on_in_order(store, make_task, load_all) -> None:
     lease = await store.acquire("a", 15)
     store.hold_commits()
-    commits = [asyncio.create_task(store.commit(Batch({guid: make_task(guid)}), lease)) for guid in "abc"]
+    commits = [asyncio.create_task(store.commit(whole_batch({guid: make_task(guid)}), lease)) for guid in "abc"]
     await asyncio.sleep(0)
     assert store.calls["commit"] == 3
     assert await load_all(store) == {}

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.batches import whole_batch
 
-from bulletin.store.api import Batch
 from bulletin.store.checkpoint import Checkpointer
 from bulletin.store.sealing import PlainSealer
 from bulletin.store.sqlite import SqliteStore
@@ -171,7 +171,7 @@ async def test_under_steady_commits_the_log_begins_anew_again_and_again(tmp_path
     tasks = {}
     for number in range(1500):
         task = make_task(f"{number}", created_at=number)
-        await store.commit(Batch({task.guid: task}), lease)
+        await store.commit(whole_batch({task.guid: task}), lease)
         tasks[task.guid] = task
         # Commits and passes overlap by one commit only, however slow the machine: the bound below is no matter of luck.
         if store._checkpointer._pass is not None and number % 2:
@@ -189,7 +189,7 @@ async def test_without_a_checkpoint_the_log_would_be_longer(tmp_path, clock, mak
     await store.open()
     lease = await store.acquire("a", 15)
     for number in range(1500):
-        await store.commit(Batch({f"{number}": make_task(f"{number}")}), lease)
+        await store.commit(whole_batch({f"{number}": make_task(f"{number}")}), lease)
     assert (tmp_path / "board.sqlite3-wal").stat().st_size > 4096 * 2000
     await store.close()
 
@@ -211,12 +211,12 @@ async def test_a_reader_that_stays_holds_up_the_log_but_no_commit(tmp_path, cloc
     store = SqliteStore(path, sealer=PlainSealer(), clock=clock, log_pages=50)
     await store.open()
     lease = await store.acquire("a", 15)
-    await store.commit(Batch({"t": make_task("t")}), lease)
+    await store.commit(whole_batch({"t": make_task("t")}), lease)
     reader = sqlite3.connect(path, isolation_level=None)
     reader.execute("BEGIN")
     assert reader.execute("SELECT COUNT(*) FROM tasks").fetchone() == (1,)
     for number in range(200):
-        await store.commit(Batch({"t": make_task("t", created_at=number)}), lease)
+        await store.commit(whole_batch({"t": make_task("t", created_at=number)}), lease)
     assert reader.execute("SELECT created_at FROM tasks").fetchone() != (199,)
     reader.close()
     assert (await load_all(store))["t"].created_at == 199

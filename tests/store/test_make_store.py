@@ -6,6 +6,7 @@ import pytest
 
 from bulletin.store import PlainSealer, StoreError, make_store
 from bulletin.store.memory import MemoryStore
+from bulletin.store.postgres import PostgresStore
 from bulletin.store.sqlite import SqliteStore
 
 
@@ -23,13 +24,22 @@ async def test_a_path_is_not_touched_before_it_is_opened(tmp_path, clock) -> Non
     assert path.exists()
 
 
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres"])
+async def test_postgresql_is_not_dialled_before_it_is_opened(clock, scheme) -> None:
+    store = make_store(f"{scheme}://user:hunter2@127.0.0.1:1/db", sealer=PlainSealer(), clock=clock)
+    assert isinstance(store, PostgresStore)
+    with pytest.raises(StoreError, match=f"^{scheme}://user@127.0.0.1:1/db: .*Refused"):
+        await store.open()
+
+
 @pytest.mark.parametrize(
     ("data", "text"),
     [
-        ("postgresql://user:hunter2@host/db", "PostgreSQL is not supported yet: name a file for SQLite, or :memory:"),
-        ("postgres://host/db", "PostgreSQL is not supported yet: name a file for SQLite, or :memory:"),
-        ("mysql://u:hunter2@host", "a store at mysql:// is not supported yet: name a file for SQLite, or :memory:"),
-        ("", "no store is named: name a file for SQLite, or :memory:"),
+        (
+            "mysql://u:hunter2@host",
+            "there is no store at mysql://: name a file for SQLite, postgresql://..., or :memory:",
+        ),
+        ("", "no store is named: name a file for SQLite, postgresql://..., or :memory:"),
     ],
 )
 def test_what_is_not_supported_is_said(clock, data, text) -> None:

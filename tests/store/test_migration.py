@@ -119,7 +119,7 @@ def test_the_first_migration_leaves_one_free_lease(path) -> None:
     connection = sqlite3.connect(path)
     assert connection.execute("SELECT id, owner, epoch, expires_at FROM lease").fetchall() == [(1, "", 0, 0)]
     with pytest.raises(sqlite3.IntegrityError):
-        connection.execute("INSERT INTO lease VALUES (2, '', 0, 0)")
+        connection.execute("INSERT INTO lease (id, owner, epoch, expires_at) VALUES (2, '', 0, 0)")
     connection.close()
 
 
@@ -195,4 +195,10 @@ async def test_the_database_of_something_else_is_refused_and_left_alone(path, cl
 def test_the_environment_is_part_of_the_package() -> None:
     scripts = Path(migration.__file__).parent / "migrations"
     names = {str(file.relative_to(scripts)) for file in scripts.rglob("*") if file.suffix in {".py", ".mako", ".sql"}}
-    assert {"env.py", "script.py.mako", "fresh_sqlite.sql", f"versions/{migration.HEAD}_first.py"} <= names
+    assert {
+        "env.py",
+        "script.py.mako",
+        "fresh_sqlite.sql",
+        "versions/0001_first.py",
+        "versions/0002_attempts_sessions.py",
+    } <= names

@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.batches import whole_batch
+from support.committing import assert_batches_are_whole, kill_child, start_child
 from support.skips import needs_command, require_root
 
 from bulletin.store.api import Batch, BrokenRow, LeaseHeld, LeaseLost, Output, StoreError
@@ -67,7 +69,7 @@ async def test_a_refused_opener_harms_nothing(store, path, clock, make_task, loa
         with pytest.raises(LeaseHeld):
             await SqliteStore(path, sealer=PlainSealer(), clock=clock).open()
     task = make_task("t")
-    await store.commit(Batch({"t": task}), lease)
+    await store.commit(whole_batch({"t": task}), lease)
     assert await load_all(store) == {"t": task}
 
 
@@ -80,13 +82,13 @@ async def test_the_lease_of_who_had_the_file_before_is_over(path, clock, make_ta
     after = await store.acquire("b", 15)
     assert after.epoch > before.epoch
     with pytest.raises(LeaseLost):
-        await store.commit(Batch({"t": make_task("t")}), before)
+        await store.commit(whole_batch({"t": make_task("t")}), before)
     await store.close()
 
 
 async def test_another_program_may_read_meanwhile(store, path, make_task, make_definition) -> None:
     lease = await store.acquire("a", 15)
-    await store.commit(Batch({"t": make_task("t", definition=make_definition(root_fs="preloaded:x"))}), lease)
+    await store.commit(whole_batch({"t": make_task("t", definition=make_definition(root_fs="preloaded:x"))}), lease)
     ((guid, sealed),) = run_sql(path, "SELECT guid, definition FROM tasks")
     assert guid == "t"
     assert sealed.startswith(b"\x02\x00")
@@ -97,7 +99,7 @@ async def test_a_lock_of_another_program_fails_the_commit_and_no_more(store, pat
     lease = await store.acquire("a", 15)
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    batch = Batch({"t": make_task("t")})
+    batch = whole_batch({"t": make_task("t")})
     with pytest.raises(StoreError, match=r"locked.*SQLITE_BUSY"):
         await store.commit(batch, lease)
     other.execute("ROLLBACK")
@@ -121,7 +123,7 @@ async def test_files_are_for_the_owner_only(tmp_path, clock, make_task) -> None:
     tmp_path.chmod(0o755)
     store = SqliteStore(tmp_path / "a" / "b" / "board.sqlite3", sealer=PlainSealer(), clock=clock)
     await store.open()
-    await store.commit(Batch({"t": make_task("t")}), await store.acquire("a", 15))
+    await store.commit(whole_batch({"t": make_task("t")}), await store.acquire("a", 15))
     modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in tmp_path.rglob("*")}
     await store.close()
     names = ["board.sqlite3", "board.sqlite3-wal", "board.sqlite3-shm", "board.sqlite3.lock"]
@@ -136,7 +138,7 @@ async def test_closing_leaves_no_descriptor_no_thread_and_no_log(path, clock, ma
     await store.open()
     lease = await store.acquire("a", 15)
     for number in range(20):
-        await store.commit(Batch({"t": make_task("t", created_at=number)}), lease)
+        await store.commit(whole_batch({"t": make_task("t", created_at=number)}), lease)
     assert threading.active_count() > threads
     await store.close()
     assert set(os.listdir("/proc/self/fd")) == descriptors
@@ -182,13 +184,14 @@ async def test_what_is_no_database_is_refused_and_let_go(tmp_path, clock, conten
 async def test_what_cannot_be_stored_fails_its_batch_and_no_other(store, make_task, load_all, fields) -> None:
     lease = await store.acquire("a", 15)
     kept = make_task("kept")
-    await store.commit(Batch({"kept": kept}), lease)
-    bad = Batch({"new": make_task("new"), "bad": make_task("bad", **fields)}, removed={"kept"}, domains={"d": 1})
+    await store.commit(whole_batch({"kept": kept}), lease)
+    bad = whole_batch({"new": make_task("new"), "bad": make_task("bad", **fields)}, removed={"kept"}, domains={"d": 1})
     with pytest.raises(StoreError):
         await store.commit(bad, lease)
     assert await load_all(store) == {"kept": kept}
     assert await store.load_domains() == {}
     del bad.tasks["bad"]
+    bad.whole.remove("bad")
     await store.commit(bad, lease)
     assert await load_all(store) == bad.tasks
 
@@ -202,7 +205,7 @@ async def test_a_sealer_that_fails_writes_nothing(path, clock, make_task, load_a
     await store.open()
     lease = await store.acquire("a", 15)
     with pytest.raises(RuntimeError):
-        await store.commit(Batch({"t": make_task("t")}, domains={"d": 1}), lease)
+        await store.commit(whole_batch({"t": make_task("t")}, domains={"d": 1}), lease)
     assert await store.load_domains() == {}
     await store.commit(Batch(domains={"d": 1}), lease)
     await store.close()
@@ -212,7 +215,7 @@ async def test_a_transaction_left_behind_is_rolled_back_first(store, make_task, 
     lease = await store.acquire("a", 15)
     store._connection.execute("BEGIN IMMEDIATE")
     store._connection.execute("INSERT INTO domains VALUES ('half', 1)")
-    await store.commit(Batch({"t": make_task("t")}), lease)
+    await store.commit(whole_batch({"t": make_task("t")}), lease)
     assert set(await load_all(store)) == {"t"}
     assert await store.load_domains() == {}
 
@@ -220,10 +223,10 @@ async def test_a_transaction_left_behind_is_rolled_back_first(store, make_task, 
 async def test_a_full_database_fails_the_batch_and_stays_usable(store, make_task, load_all) -> None:
     lease = await store.acquire("a", 15)
     kept = {f"{number}": make_task(f"{number}", result="x" * 50_000) for number in range(20)}
-    await store.commit(Batch(dict(kept)), lease)
+    await store.commit(whole_batch(dict(kept)), lease)
     (pages,) = store._connection.execute("PRAGMA page_count").fetchone()
     store._connection.execute(f"PRAGMA max_page_count = {pages + 20}")
-    too_much = Batch({f"new-{number}": make_task(f"new-{number}", result="x" * 50_000) for number in range(5)})
+    too_much = whole_batch({f"new-{number}": make_task(f"new-{number}", result="x" * 50_000) for number in range(5)})
     for _ in range(3):
         with pytest.raises(StoreError, match=r"full \(SQLITE_FULL\)"):
             await store.commit(too_much, lease)
@@ -237,8 +240,8 @@ async def test_a_full_database_fails_the_batch_and_stays_usable(store, make_task
 async def test_a_file_that_may_not_grow_fails_the_batch_and_stays_usable(store, path, make_task, load_all) -> None:
     lease = await store.acquire("a", 15)
     kept = make_task("kept")
-    await store.commit(Batch({"kept": kept}), lease)
-    too_much = Batch({f"new-{number}": make_task(f"new-{number}", result="x" * 50_000) for number in range(50)})
+    await store.commit(whole_batch({"kept": kept}), lease)
+    too_much = whole_batch({f"new-{number}": make_task(f"new-{number}", result="x" * 50_000) for number in range(50)})
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, before[1]))
     try:
@@ -276,7 +279,7 @@ async def test_a_full_disk_fails_commits_until_there_is_room(small_disk, clock, 
     while error is None:
         task = make_task(f"{len(stored)}", result="x" * 50_000)
         try:
-            await store.commit(Batch({task.guid: task}), lease)
+            await store.commit(whole_batch({task.guid: task}), lease)
         except StoreError as raised:
             error = str(raised)
         else:
@@ -285,7 +288,7 @@ async def test_a_full_disk_fails_commits_until_there_is_room(small_disk, clock, 
     assert await load_all(store) == stored
     (small_disk / "ballast").unlink()
     task = make_task("after", result="x" * 1000)
-    await store.commit(Batch({"after": task}), lease)
+    await store.commit(whole_batch({"after": task}), lease)
     assert await load_all(store) == stored | {"after": task}
     # Closing moves the log into the database, for which there is no room; nothing is lost by that.
     await store.close()
@@ -337,7 +340,7 @@ async def test_pruning_many_bytes_lets_the_loop_go_on(store) -> None:
 async def test_a_damaged_row_is_told_and_the_others_load(store, path, make_task, load_all, damage, reason) -> None:
     lease = await store.acquire("a", 15)
     tasks = {f"{number}": make_task(f"{number}") for number in range(5)}
-    await store.commit(Batch(dict(tasks)), lease)
+    await store.commit(whole_batch(dict(tasks)), lease)
     run_sql(path, f"UPDATE tasks SET {damage} WHERE guid = '2'")
     rows = await load_all(store)
     broken = rows.pop("2")
@@ -352,16 +355,18 @@ async def test_a_damaged_row_is_told_and_the_others_load(store, path, make_task,
 async def test_a_damaged_row_can_be_overwritten(store, path, make_task, load_all) -> None:
     lease = await store.acquire("a", 15)
     task = make_task("t")
-    await store.commit(Batch({"t": task}), lease)
+    await store.commit(whole_batch({"t": task}), lease)
     run_sql(path, "UPDATE tasks SET definition = x'00'")
-    await store.commit(Batch({"t": task}), lease)
+    await store.commit(whole_batch({"t": task}), lease)
     assert await load_all(store) == {"t": task}
 
 
 async def test_the_reason_tells_nothing_of_the_row(store, path, make_task, make_definition, load_all) -> None:
     lease = await store.acquire("a", 15)
     secret = make_definition(image_password="hunter2hunter2")
-    await store.commit(Batch({guid: make_task(guid, definition=secret, result="hunter2") for guid in "abc"}), lease)
+    await store.commit(
+        whole_batch({guid: make_task(guid, definition=secret, result="hunter2") for guid in "abc"}), lease
+    )
     run_sql(path, "UPDATE tasks SET definition = x'ff' || substr(definition, 2) WHERE guid = 'a'")
     run_sql(path, "UPDATE tasks SET definition = definition || x'ff' WHERE guid = 'b'")
     run_sql(path, "UPDATE tasks SET result = CAST(CAST(result AS BLOB) || x'ff' AS TEXT) WHERE guid = 'c'")
@@ -372,7 +377,7 @@ async def test_the_reason_tells_nothing_of_the_row(store, path, make_task, make_
 
 async def test_a_guid_that_is_no_text_is_told_readably(store, path, make_task) -> None:
     lease = await store.acquire("a", 15)
-    await store.commit(Batch({"t": make_task("t"), "u": make_task("u")}), lease)
+    await store.commit(whole_batch({"t": make_task("t"), "u": make_task("u")}), lease)
     run_sql(path, "UPDATE tasks SET guid = CAST(x'74ff' AS TEXT) WHERE guid = 't'")
     rows = [row async for chunk in store.load() for row in chunk]
     assert {row.guid for row in rows} == {"t\\xff", "u"}
@@ -389,7 +394,7 @@ async def test_a_damaged_file_is_a_store_error(path, clock, make_task, load_all)
     store = SqliteStore(path, sealer=PlainSealer(), clock=clock)
     await store.open()
     lease = await store.acquire("a", 15)
-    await store.commit(Batch({f"{number}": make_task(f"{number}") for number in range(500)}), lease)
+    await store.commit(whole_batch({f"{number}": make_task(f"{number}") for number in range(500)}), lease)
     await store.close()
     half = path.stat().st_size // 2
     with path.open("r+b") as file:
@@ -405,46 +410,22 @@ async def test_a_damaged_file_is_a_store_error(path, clock, make_task, load_all)
 # -- durability --------------------------------------------------------------------------------------------------
 
 
-def start_child(path: Path, first: int, count: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-W", "error", str(CHILD), str(path), str(first), str(count)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE)
-
-
-def kill_child(child: subprocess.Popen[bytes]) -> list[int]:
-    """Kill -9; the numbers it had still written."""
-    child.kill()
-    with child:
-        assert child.stdout is not None
-        return [int(line) for line in child.stdout]
-
-
-async def assert_batches_are_whole(store: SqliteStore, load_all, reported: int) -> int:
-    """All batches up to ``reported`` are there, and at most one more; returns the last that is."""
-    tasks = await load_all(store)
-    last = tasks.pop("counter").created_at
-    assert last in {reported, reported + 1}
-    # Each batch removed one task of the batch before it.
-    expected = {f"{number}-{part}" for number in range(last + 1) for part in range(1, 5)} | {f"{last}-0"}
-    assert tasks.keys() == expected
-    return last
-
-
 async def test_what_was_reported_survives_kill_9_and_batches_are_whole(path, clock, load_all) -> None:
     last = -1
     for lines in (1, 40, 150):
-        child = start_child(path, last + 1, 1_000_000)
+        child = start_child(path, last + 1)
         assert child.stdout is not None
         reported = [int(child.stdout.readline()) for _ in range(lines)]
         reported += kill_child(child)
         assert reported == list(range(last + 1, last + 1 + len(reported)))
         store = SqliteStore(path, sealer=PlainSealer(), clock=clock)
         await store.open()
-        last = await assert_batches_are_whole(store, load_all, reported[-1])
+        last = assert_batches_are_whole(await load_all(store), reported[-1])
         await store.close()
 
 
 async def test_death_releases_the_file_at_once(path, clock, make_task) -> None:
-    child = start_child(path, 0, 1_000_000)
+    child = start_child(path, 0)
     assert child.stdout is not None
     child.stdout.readline()
     store = SqliteStore(path, sealer=PlainSealer(), clock=clock)
@@ -453,7 +434,7 @@ async def test_death_releases_the_file_at_once(path, clock, make_task) -> None:
     kill_child(child)
     await store.open()
     # Its lease of an hour died with it.
-    await store.commit(Batch({"t": make_task("t")}), await store.acquire("next", 15))
+    await store.commit(whole_batch({"t": make_task("t")}), await store.acquire("next", 15))
     await store.close()
 
 
@@ -503,8 +484,8 @@ async def test_outputs_and_tasks_may_share_a_transaction(store, make_task, load_
     task = make_task("t")
     store._connection.execute("CREATE TRIGGER no_output BEFORE INSERT ON outputs BEGIN SELECT RAISE(ABORT, 'no'); END")
     with pytest.raises(StoreError, match="no"):
-        await store.commit(Batch({"t": task}, outputs=[Output("t", b"x", 1)]), lease)
+        await store.commit(whole_batch({"t": task}, outputs=[Output("t", b"x", 1)]), lease)
     assert await load_all(store) == {}
     store._connection.execute("DROP TRIGGER no_output")
-    await store.commit(Batch({"t": dataclasses.replace(task, result="r")}, outputs=[Output("t", b"x", 1)]), lease)
+    await store.commit(whole_batch({"t": dataclasses.replace(task, result="r")}, outputs=[Output("t", b"x", 1)]), lease)
     assert await store.output("t") == b"x"

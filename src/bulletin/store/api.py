@@ -50,8 +50,11 @@ class Output:
 class Batch:
     """Changes for one transaction. A guid stands in ``tasks`` or in ``removed``, never in both."""
 
-    #: Guid to the task as it shall be; inserted or overwritten.
+    #: Guid to the task as it shall be.
     tasks: dict[str, Task] = field(default_factory=dict)
+    #: Those of ``tasks`` whose rows are inserted or overwritten whole. The others have a row, and of that only what can
+    #: change in a task's life is written: ``domain``, ``created_at`` and the sealed definition stay as they are.
+    whole: set[str] = field(default_factory=set)
     #: Guids whose rows go; a guid without a row is no error.
     removed: set[str] = field(default_factory=set)
     #: Domain to when its freshness ends, ns since the epoch.
@@ -59,9 +62,18 @@ class Batch:
     #: Domains that are forgotten; one that is not there is no error, and none stands in ``domains`` too.
     removed_domains: set[str] = field(default_factory=set)
     outputs: list[Output] = field(default_factory=list)
+    #: Facts about the store itself, key to value; inserted or overwritten.
+    configurations: dict[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(self.tasks) + len(self.removed) + len(self.domains) + len(self.removed_domains) + len(self.outputs)
+        return (
+            len(self.tasks)
+            + len(self.removed)
+            + len(self.domains)
+            + len(self.removed_domains)
+            + len(self.outputs)
+            + len(self.configurations)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +124,17 @@ class Store(Protocol):
         """Every domain with when its freshness ends, ns since the epoch."""
         ...
 
+    async def load_configurations(self) -> dict[str, str]:
+        """Every fact about the store itself, key to value."""
+        ...
+
     async def commit(self, batch: Batch, lease: Lease) -> None:
         """Apply ``batch`` durably in one transaction: when this returns it survives kill -9 and power loss.
 
         Raises:
             LeaseLost: the epoch is not the current one; nothing was written.
-            StoreError: nothing is certain; the same batch may be committed again, that is harmless.
+            StoreError: nothing is certain; the same batch may be committed again, that is harmless. Also raised when a
+                row to be changed is not there.
         """
         ...
 

@@ -107,6 +107,13 @@ class BrokenStore:
         after()
         return domains
 
+    async def load_configurations(self) -> dict[str, str]:
+        """See ``api.Store``."""
+        after = self._before("load_configurations")
+        configurations = await self.inner.load_configurations()
+        after()
+        return configurations
+
     async def commit(self, batch: Batch, lease: Lease) -> None:
         """See ``api.Store``."""
         after = self._before("commit")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Final
 
@@ -31,6 +31,7 @@ class Contents:
     broken: dict[str, BrokenRow] = field(default_factory=dict)
     domains: dict[str, int] = field(default_factory=dict)
     outputs: dict[str, Output] = field(default_factory=dict)
+    configurations: dict[str, str] = field(default_factory=dict)
     #: Empty: nobody's.
     owner: str = ""
     epoch: int = 0
@@ -85,21 +86,28 @@ class MemoryStore:
         """See ``api.Store``."""
         return dict(self._opened().domains)
 
+    async def load_configurations(self) -> dict[str, str]:
+        """See ``api.Store``."""
+        return dict(self._opened().configurations)
+
     async def commit(self, batch: Batch, lease: Lease) -> None:
         """See ``api.Store``."""
         contents = self._owned(lease)
         check(batch)
+        changed = [_merge(contents, task) for guid, task in batch.tasks.items() if guid not in batch.whole]
         # From here on nothing can fail and nothing suspends: all of it or, by the checks above, nothing.
         for guid in batch.removed:
             contents.tasks.pop(guid, None)
             contents.broken.pop(guid, None)
-        for guid in batch.tasks:
+        for guid in batch.whole:
             contents.broken.pop(guid, None)
-        contents.tasks.update(batch.tasks)
+            contents.tasks[guid] = batch.tasks[guid]
+        contents.tasks.update((task.guid, task) for task in changed)
         contents.domains.update(batch.domains)
         for domain in batch.removed_domains:
             contents.domains.pop(domain, None)
         contents.outputs.update((output.guid, output) for output in batch.outputs)
+        contents.configurations.update(batch.configurations)
 
     async def output(self, guid: str) -> bytes | None:
         """See ``api.Store``."""
@@ -133,3 +141,11 @@ class MemoryStore:
         if (contents.owner, contents.epoch) != (lease.owner, lease.epoch):
             raise LeaseLost(f"epoch {lease.epoch} of {lease.owner} is over; the store is at epoch {contents.epoch}")
         return contents
+
+
+def _merge(contents: Contents, task: Task) -> Task:
+    """``task`` with what a change does not write as it is stored."""
+    stored = contents.tasks.get(task.guid)
+    if stored is None:
+        raise StoreError("a row to be changed is not there")
+    return replace(task, domain=stored.domain, created_at=stored.created_at, definition=stored.definition)

@@ -24,7 +24,7 @@ from bulletin.store import migration
 from bulletin.store.api import Batch, BrokenRow, Lease, LeaseHeld, LeaseLost, StoreError
 from bulletin.store.checkpoint import LOG_PAGES, Checkpointer
 from bulletin.store.files import LockFile, make_directories
-from bulletin.store.rows import Row, RowUnreadable, check, decode, encode
+from bulletin.store.rows import Row, RowUnreadable, check, decode, encode, encode_changes
 from bulletin.store.sealing import Sealer
 
 __all__ = ["SqliteStore"]
@@ -48,15 +48,20 @@ _PRAGMAS: Final = (
 
 _UPSERT: Final = """
 INSERT INTO tasks (guid, domain, state, cell_id, created_at, updated_at, first_completed_at, delivered_at, failed,
-                   rejection_count, failure_reason, rejection_reason, result, definition)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                   rejection_count, failure_reason, rejection_reason, result, definition, attempts)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (guid) DO UPDATE SET
     domain = excluded.domain, state = excluded.state, cell_id = excluded.cell_id,
     created_at = excluded.created_at, updated_at = excluded.updated_at,
     first_completed_at = excluded.first_completed_at, delivered_at = excluded.delivered_at,
     failed = excluded.failed, rejection_count = excluded.rejection_count,
     failure_reason = excluded.failure_reason, rejection_reason = excluded.rejection_reason,
-    result = excluded.result, definition = excluded.definition
+    result = excluded.result, definition = excluded.definition, attempts = excluded.attempts
+"""
+_UPDATE: Final = """
+UPDATE tasks SET state = ?, cell_id = ?, updated_at = ?, first_completed_at = ?, delivered_at = ?, failed = ?,
+                 rejection_count = ?, failure_reason = ?, rejection_reason = ?, result = ?, attempts = ?
+WHERE guid = ?
 """
 _DELETE: Final = "DELETE FROM tasks WHERE guid = ?"
 _DELETE_DOMAIN: Final = "DELETE FROM domains WHERE domain = ?"
@@ -69,6 +74,9 @@ INSERT INTO outputs (guid, expires_at, line_bytes, lines) VALUES (?, ?, ?, ?)
 ON CONFLICT (guid) DO UPDATE SET
     expires_at = excluded.expires_at, line_bytes = excluded.line_bytes, lines = excluded.lines
 """
+_UPSERT_CONFIGURATION: Final = """
+INSERT INTO configurations (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value
+"""
 _IS_OWNER: Final = "SELECT 1 FROM lease WHERE owner = ? AND epoch = ?"
 _OLDEST_OUTPUTS: Final = "SELECT guid, line_bytes, expires_at FROM outputs ORDER BY expires_at LIMIT 256"
 
@@ -78,7 +86,7 @@ _LOAD_ROWS: Final = 256
 _PRUNE_BYTES: Final = 4 * 1024 * 1024
 _LOAD: Final = """
 SELECT guid, domain, state, cell_id, created_at, updated_at, first_completed_at, delivered_at, failed,
-       rejection_count, failure_reason, rejection_reason, result, definition, rowid
+       rejection_count, failure_reason, rejection_reason, result, definition, attempts, rowid
 FROM tasks WHERE rowid > ? ORDER BY rowid LIMIT ?
 """
 
@@ -177,11 +185,18 @@ class SqliteStore:
             rows = self._opened().execute("SELECT domain, expires_at FROM domains").fetchall()
         return {domain: expires_at for domain, expires_at in rows if isinstance(domain, str)}
 
+    async def load_configurations(self) -> dict[str, str]:
+        """See ``api.Store``."""
+        with self._translated():
+            return dict(self._opened().execute("SELECT key, value FROM configurations").fetchall())
+
     async def commit(self, batch: Batch, lease: Lease) -> None:
         """See ``api.Store``. Never suspends."""
         check(batch)
-        rows = encode(batch.tasks.values(), self._sealer)
-        long_bytes = sum([len(row[-1]) + len(row[-2]) for row in rows])
+        rows = encode([batch.tasks[guid] for guid in batch.whole], self._sealer)
+        changes = encode_changes(batch)
+        # A definition and a result; a result.
+        long_bytes = sum([len(row[13]) + len(row[12]) for row in rows]) + sum([len(change[9]) for change in changes])
         long_bytes += sum([len(output.lines) for output in batch.outputs])
         with self._transaction(pages=2 + 2 * len(batch) + long_bytes // _PAGE_BYTES) as connection:
             _insist(connection, lease)
@@ -189,6 +204,8 @@ class SqliteStore:
                 connection.executemany(_DELETE, [(guid,) for guid in batch.removed])
             if rows:
                 connection.executemany(_UPSERT, rows)
+            if changes and connection.executemany(_UPDATE, changes).rowcount != len(changes):
+                raise StoreError(f"{self._path}: a row to be changed is not there")
             if batch.domains:
                 connection.executemany(_UPSERT_DOMAIN, list(batch.domains.items()))
             if batch.removed_domains:
@@ -198,6 +215,8 @@ class SqliteStore:
                     _UPSERT_OUTPUT,
                     [(output.guid, output.expires_at, len(output.lines), output.lines) for output in batch.outputs],
                 )
+            if batch.configurations:
+                connection.executemany(_UPSERT_CONFIGURATION, list(batch.configurations.items()))
 
     async def output(self, guid: str) -> bytes | None:
         """See ``api.Store``."""

@@ -3,7 +3,7 @@ CREATE TABLE alembic_version (
 	version_num VARCHAR(32) NOT NULL,
 	CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
 );
-INSERT INTO "alembic_version" VALUES('0001');
+INSERT INTO "alembic_version" VALUES('0002');
 CREATE TABLE configurations (
 	"key" TEXT NOT NULL,
 	value TEXT NOT NULL,
@@ -18,11 +18,11 @@ CREATE TABLE lease (
 	id SMALLINT NOT NULL,
 	owner TEXT NOT NULL,
 	epoch BIGINT NOT NULL,
-	expires_at BIGINT NOT NULL,
+	expires_at BIGINT NOT NULL, session BIGINT DEFAULT 0 NOT NULL,
 	CONSTRAINT pk_lease PRIMARY KEY (id),
 	CONSTRAINT ck_lease_single CHECK (id = 1)
 );
-INSERT INTO "lease" VALUES(1,'',0,0);
+INSERT INTO "lease" VALUES(1,'',0,0,0);
 CREATE TABLE outputs (
 	guid TEXT NOT NULL,
 	expires_at BIGINT NOT NULL,
@@ -44,7 +44,7 @@ CREATE TABLE tasks (
 	failure_reason TEXT NOT NULL,
 	rejection_reason TEXT NOT NULL,
 	result TEXT NOT NULL,
-	definition BLOB NOT NULL,
+	definition BLOB NOT NULL, attempts TEXT DEFAULT '' NOT NULL,
 	CONSTRAINT pk_tasks PRIMARY KEY (guid)
 );
 CREATE INDEX ix_outputs_expires_at_line_bytes ON outputs (expires_at, line_bytes);

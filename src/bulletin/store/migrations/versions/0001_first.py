@@ -12,9 +12,10 @@ depends_on = None
 
 
 def upgrade() -> None:
+    guid = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
     op.create_table(
         "tasks",
-        sa.Column("guid", sa.Text(), nullable=False),
+        sa.Column("guid", guid, nullable=False),
         sa.Column("domain", sa.Text(), nullable=False),
         sa.Column("state", sa.SmallInteger(), nullable=False),
         sa.Column("cell_id", sa.Text(), nullable=False),
@@ -38,7 +39,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "outputs",
-        sa.Column("guid", sa.Text(), nullable=False),
+        sa.Column("guid", guid, nullable=False),
         sa.Column("expires_at", sa.BigInteger(), nullable=False),
         sa.Column("line_bytes", sa.BigInteger(), nullable=False),
         sa.Column("lines", sa.LargeBinary(), nullable=False),
