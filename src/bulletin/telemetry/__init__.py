@@ -1,1 +1,1 @@
-"""Logging and metrics."""
+"""Logging, trace ids and metrics."""

@@ -2,7 +2,8 @@
 
 ``configure`` is called once, by the composition root of a process. Everything logs through structlog
 (``structlog.get_logger("bulletin.cell.agent")``); what libraries log through the standard library comes out in the
-same form. Exceptions are written as text without local variables, which may hold secrets.
+same form. Exceptions are written as text without local variables, which may hold secrets. A line of a request that has
+a trace id carries it (``tracing``); secrets are struck out and long texts cut (``redaction``).
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from collections.abc import MutableMapping
 from typing import Any, Final, TextIO
 
 import structlog
+
+from bulletin.telemetry.redaction import clean
+from bulletin.telemetry.tracing import add_trace
 
 __all__ = ["LEVELS", "configure"]
 
@@ -35,10 +39,12 @@ def configure(level: str, stream: TextIO | None = None) -> None:
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
+            add_trace,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.add_log_level,
             _add_source,
             structlog.processors.format_exc_info,
+            clean,
             _arrange,
             structlog.processors.JSONRenderer(default=str),
         ],
