@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from bulletin.board.writer import Writer
-from bulletin.core.lifecycle import Effect, Event, Policy
+from bulletin.core.lifecycle import Policy
 from bulletin.core.model import Definition
+from bulletin.core.operations import Effect, Event
 from bulletin.store.broken import BrokenStore
 from bulletin.store.memory import MemoryStore
 from bulletin.wire import tasks as wire_tasks

@@ -6,8 +6,8 @@ import pytest
 
 from bulletin.board.cells import CONTAINER_MISSING, Cells, LinkRefused
 from bulletin.board.settings import BoardSettings
-from bulletin.core.lifecycle import Cancel, Complete, Delete, Desire, Resolving, Start
 from bulletin.core.model import Resources, TaskState
+from bulletin.core.operations import Cancel, Complete, Delete, Desire, Resolving, Start
 from bulletin.store.broken import fail_always
 from bulletin.wire import link as wire_link
 from bulletin.wire.proto import bbs_pb2, link_pb2
@@ -331,6 +331,16 @@ async def test_nobody_else_can_complete(cells, desk, definition):
     assert desk.writer.tasks["g"].state is TaskState.RUNNING
     await desk.writer.apply(Complete("g", "b", False, "", "true"))
     assert desk.writer.tasks["g"].result == "true"
+
+
+async def test_an_outcome_that_no_store_could_hold_loses_a_character_and_not_the_outcome(cells, desk, definition):
+    await desired(desk, definition)
+    _, outbox = cells.connect(hello("a"))
+    await desk.writer.apply(Start("g", "a"))
+    message = link_pb2.Completed(task_guid="g", failed=True, failure_reason="no\0", result="\0a\0")
+    await cells.handle("a", outbox, frame(completed=message))
+    task = desk.writer.tasks["g"]
+    assert (task.failure_reason, task.result) == ("no\ufffd", "\ufffda\ufffd")
 
 
 async def test_a_closed_board_takes_no_cell(cells):

@@ -9,8 +9,8 @@ from bulletin.board.converger import Converger
 from bulletin.board.scheduler import Scheduler
 from bulletin.board.settings import BoardSettings
 from bulletin.core import placement
-from bulletin.core.lifecycle import Cancel, Deliver, Desire, Resolving, Start
 from bulletin.core.model import TaskState
+from bulletin.core.operations import Cancel, Deliver, Desire, Resolving, Start
 from bulletin.store.api import Output
 
 
@@ -122,7 +122,7 @@ async def test_a_sweep_over_many_never_fills_the_writers_queue(desk, definition,
     commits = desk.store.calls["commit"]
     await sweep.after(30)
     assert all(task.rejection_count == 1 for task in desk.writer.tasks.values())
-    assert desk.store.calls["commit"] - commits == 6, "a slice of 500 at a time, each durable before the next"
+    assert desk.store.calls["commit"] - commits == 60, "fifty changes at a time, each durable before the next"
 
 
 async def test_old_output_is_pruned(desk, definition, sweep, clock):

@@ -9,8 +9,8 @@ import pytest
 
 from bulletin.board.scheduler import Scheduler
 from bulletin.core import placement
-from bulletin.core.lifecycle import Cancel, Desire
 from bulletin.core.model import CellState, Resources, TaskState
+from bulletin.core.operations import Cancel, Desire
 
 
 class FakePlaces:

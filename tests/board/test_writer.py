@@ -9,10 +9,12 @@ import pytest
 from bulletin.board.writer import WriterEnded
 from bulletin.core import limits
 from bulletin.core.errors import ErrorType, TaskError
-from bulletin.core.lifecycle import (
+from bulletin.core.model import TaskState
+from bulletin.core.operations import (
     Cancel,
     Complete,
     Delete,
+    Deliver,
     Desire,
     Place,
     Resolving,
@@ -22,8 +24,7 @@ from bulletin.core.lifecycle import (
     TaskCreated,
     TaskRemoved,
 )
-from bulletin.core.model import TaskState
-from bulletin.store.api import BrokenRow, Output
+from bulletin.store.api import Batch, BrokenRow, Output
 from bulletin.store.broken import Failure, fail_always, fail_at
 
 
@@ -257,3 +258,111 @@ async def test_a_broken_row_is_told_apart_and_discarded_on_order(desk, open_desk
         await again.writer.settle()
         assert desk.memory.contents.broken == {}
         await again.writer.apply(Desire("bad", "d", definition()))
+
+
+async def test_what_is_desired_is_written_whole_and_what_changes_is_not(desk, definition):
+    batches = watch_batches(desk)
+    await desk.writer.apply(Desire("g", "d", definition()))
+    await desk.writer.apply(Start("g", "c"))
+    assert [(set(batch.tasks), batch.whole) for batch in batches] == [({"g"}, {"g"}), ({"g"}, set())]
+
+
+async def test_a_change_in_the_group_of_its_desire_is_part_of_the_whole(desk, definition):
+    batches = watch_batches(desk)
+    desk.writer.submit(Desire("g", "d", definition()))
+    desk.writer.submit(Start("g", "c"))
+    await desk.writer.settle()
+    (batch,) = batches
+    assert batch.whole == {"g"}
+    assert batch.tasks["g"].state is TaskState.RUNNING
+
+
+async def test_a_guid_removed_and_desired_again_is_written_whole(desk, definition):
+    for operation in (Desire("g", "d", definition()), Cancel("g"), Resolving("g")):
+        await desk.writer.apply(operation)
+    batches = watch_batches(desk)
+    desk.writer.submit(Delete("g"))
+    desk.writer.submit(Desire("g", "again", definition()))
+    await desk.writer.settle()
+    assert [(batch.whole, batch.removed) for batch in batches] == [({"g"}, set())]
+
+
+async def test_a_guid_desired_and_removed_again_leaves_no_row_to_write(desk, definition):
+    batches = watch_batches(desk)
+    for operation in (Desire("g", "d", definition()), Cancel("g"), Resolving("g"), Delete("g")):
+        desk.writer.submit(operation)
+    await desk.writer.settle()
+    assert [(batch.tasks, batch.whole, batch.removed) for batch in batches] == [({}, set(), {"g"})]
+
+
+async def test_a_delivered_task_desired_anew_is_written_whole(desk, definition):
+    for operation in (Desire("g", "old", definition()), Cancel("g"), Resolving("g"), Deliver("g")):
+        await desk.writer.apply(operation)
+    batches = watch_batches(desk)
+    await desk.writer.apply(Desire("g", "new", definition()))
+    assert [batch.whole for batch in batches] == [{"g"}]
+    assert desk.memory.contents.tasks["g"].domain == "new"
+
+
+async def test_rewriting_writes_what_is_there_whole_and_changes_nothing(desk, definition):
+    await desk.writer.apply(Desire("g", "d", definition()))
+    await desk.writer.apply(Desire("h", "d", definition()))
+    events, batches = len(desk.events), watch_batches(desk)
+    before = dict(desk.writer.tasks)
+    assert await desk.writer.rewrite(["g", "nobody", "h"]) == 2
+    assert await desk.writer.rewrite(["nobody"]) == 0
+    assert [(set(batch.tasks), batch.whole) for batch in batches] == [({"g", "h"}, {"g", "h"})]
+    assert desk.writer.tasks == before
+    assert len(desk.events) == events
+
+
+async def test_rewriting_is_refused_when_too_many_changes_wait(desk, definition, monkeypatch):
+    await desk.writer.apply(Desire("g", "d", definition()))
+    monkeypatch.setattr(limits, "UNCOMMITTED_CHANGES_MAX", 0)
+    with pytest.raises(TaskError, match="too many changes"):
+        await desk.writer.rewrite(["g"])
+
+
+async def test_facts_are_kept_with_the_same_commit_or_not_at_all(desk):
+    await desk.writer.configure({"a": "1", "b": "2"})
+    assert desk.memory.contents.configurations == {"a": "1", "b": "2"}
+    desk.store.fail = fail_always("commit")
+    with pytest.raises(TaskError, match="the store failed"):
+        await desk.writer.configure({"a": "3"})
+    assert desk.memory.contents.configurations == {"a": "1", "b": "2"}
+
+
+async def test_ending_while_a_commit_is_under_way_publishes_nothing_of_it(desk, definition):
+    desk.store.hold_commits()
+    answer = asyncio.create_task(desk.writer.apply(Desire("g", "d", definition())))
+    await turns()
+    desk.writer.end("the lease was lost")
+    with pytest.raises(TaskError, match="the lease was lost"):
+        await answer
+    desk.store.release_commits()
+    with pytest.raises(WriterEnded, match="the lease was lost"):
+        await desk.running
+    assert desk.events == []
+    assert desk.effects == []
+
+
+async def test_ending_an_idle_writer_ends_its_run(desk):
+    await turns()
+    assert not desk.writer.has_ended
+    desk.writer.end("the lease was lost")
+    assert desk.writer.has_ended
+    with pytest.raises(WriterEnded, match="the lease was lost"):
+        await asyncio.wait_for(desk.running, 10)
+
+
+def watch_batches(desk) -> list[Batch]:
+    """Every batch that is committed from now on."""
+    batches: list[Batch] = []
+    commit = desk.memory.commit
+
+    async def watched(batch, lease):
+        batches.append(batch)
+        await commit(batch, lease)
+
+    desk.memory.commit = watched
+    return batches

@@ -14,12 +14,13 @@ from typing import Final, Protocol
 
 import structlog
 
+from bulletin.board.metrics import BoardMetrics
 from bulletin.board.settings import BoardSettings
 from bulletin.board.writer import Writer
 from bulletin.core import limits
 from bulletin.core.errors import Blame, TaskError
-from bulletin.core.lifecycle import CellDisappeared, Complete, Reject, Start
 from bulletin.core.model import CellState, Resources, Task, TaskState
+from bulletin.core.operations import CellDisappeared, Complete, Reject, Start
 from bulletin.seams import Clock
 from bulletin.store.api import Output
 from bulletin.wire import cells as wire_cells
@@ -61,7 +62,8 @@ class LinkRefused(Exception):
 class Outbox:
     """Frames for one cell, in order; the link's sender takes them out."""
 
-    def __init__(self) -> None:
+    def __init__(self, metrics: BoardMetrics | None = None) -> None:
+        self._metrics = metrics or BoardMetrics()
         self._frames: deque[bytes] = deque()
         self._wake: asyncio.Future[None] | None = None
         self._closed = False
@@ -86,6 +88,7 @@ class Outbox:
                 return None
             self._wake = asyncio.get_running_loop().create_future()
             await self._wake
+        self._metrics.frames_sent += 1
         return self._frames.popleft()
 
     def _rouse(self) -> None:
@@ -132,11 +135,13 @@ class Cells:
         settings: BoardSettings,
         *,
         board_name: str,
+        metrics: BoardMetrics | None = None,
     ) -> None:
         self._writer = writer
         self._clock = clock
         self._settings = settings
         self._board_name = board_name
+        self._metrics = metrics or BoardMetrics()
         self._cells: dict[str, _Cell] = {}
         self._holders: dict[str, str] = {}
         self._opened_at = clock.monotonic()
@@ -163,6 +168,16 @@ class Cells:
         if self._clock.monotonic() - self._opened_at < self._settings.presence_ttl_seconds:
             present.update(task.cell_id for task in self._writer.tasks.values() if task.state is TaskState.RUNNING)
         return present
+
+    @property
+    def present_count(self) -> int:
+        """How many cells are here, or were until less than ``presence_ttl`` ago."""
+        return len(self._cells)
+
+    @property
+    def connected_count(self) -> int:
+        """How many cells have a link."""
+        return sum(cell.outbox is not None for cell in self._cells.values())
 
     def presences(self) -> list[bbs_pb2.CellPresence]:
         """What ``/v1/cells/list.r1`` answers."""
@@ -243,7 +258,7 @@ class Cells:
             old.outbox.close()
         if old is not None:
             self._forget(cell_id, old)
-        outbox = Outbox()
+        outbox = Outbox(self._metrics)
         cell = _Cell(hello.presence, state, hello.incarnation, outbox, draining=hello.draining)
         self._cells[cell_id] = cell
         outbox.put(wire_link.welcome(self._board_name))
@@ -274,6 +289,7 @@ class Cells:
         Raises:
             LinkRefused: a frame no cell sends.
         """
+        self._metrics.frames_received += 1
         cell = self._cells.get(cell_id)
         if cell is None or cell.outbox is not outbox:
             return  # the link was replaced while this frame was on its way; the cell says it again on the new one
@@ -322,7 +338,8 @@ class Cells:
         if message.output:
             expires_at = self._clock.now_ns() + int(self._settings.output_retention_seconds * 1e9)
             output = Output(guid, link_pb2.Output(lines=message.output).SerializeToString(), expires_at)
-        operation = Complete(guid, cell_id, message.failed, message.failure_reason, message.result)
+        reason, result = _storable(message.failure_reason), _storable(message.result)
+        operation = Complete(guid, cell_id, message.failed, reason, result)
         if await self._apply(cell_id, outbox, operation, output) is not None:
             outbox.put(wire_link.acknowledged(guid))
 
@@ -334,7 +351,7 @@ class Cells:
         own = task is not None and (
             task.cell_id == cell_id if task.state is TaskState.RUNNING else self._holders.get(guid) == cell_id
         )
-        if not own or await self._apply(cell_id, outbox, Reject(guid, message.reason)) is not None:
+        if not own or await self._apply(cell_id, outbox, Reject(guid, _storable(message.reason))) is not None:
             outbox.put(wire_link.acknowledged(guid))
 
     async def _apply(
@@ -432,3 +449,8 @@ class Cells:
         for guid in list(cell.held):
             self._release(cell_id, cell, guid)
         del self._cells[cell_id]
+
+
+def _storable(text: str) -> str:
+    """``text`` without U+0000: what a task wrote may hold it, and a refused outcome would be lost."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")

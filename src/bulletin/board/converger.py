@@ -7,20 +7,22 @@ waits behind a sweep of many thousands.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterator
 from itertools import islice
 from typing import Final, Protocol
 
 import structlog
 
 from bulletin.board.cells import Cells
+from bulletin.board.metrics import BoardMetrics
 from bulletin.board.scheduler import Scheduler
 from bulletin.board.settings import BoardSettings
 from bulletin.board.writer import Writer
 from bulletin.core import convergence, placement
 from bulletin.core.errors import TaskError
-from bulletin.core.lifecycle import Reject
 from bulletin.core.model import Task
+from bulletin.core.operations import Reject
 from bulletin.seams import Clock
 from bulletin.store.api import Store, StoreError
 
@@ -30,6 +32,8 @@ log = structlog.get_logger("bulletin.board.converger")
 
 #: Tasks judged between two turns of the loop: about a millisecond.
 _SLICE_TASKS: Final = 500
+#: Changes made between two turns of the loop; stepped, encoded and committed they take it a few milliseconds.
+_SLICE_CHANGES: Final = 50
 #: Cells are looked at more often than tasks: their promises are shorter (L2, L3).
 _CELL_SWEEP_SECONDS: Final = 1.0
 
@@ -58,6 +62,7 @@ class Converger:
         clock: Clock,
         settings: BoardSettings,
         callbacks: Tellers,
+        metrics: BoardMetrics | None = None,
     ) -> None:
         self._writer = writer
         self._store = store
@@ -66,6 +71,7 @@ class Converger:
         self._clock = clock
         self._settings = settings
         self._callbacks = callbacks
+        self._metrics = metrics or BoardMetrics()
         self._policy = convergence.Policy(
             repeat_interval_seconds=settings.converge_repeat_interval_seconds,
             kick_task_seconds=settings.kick_task_duration_seconds,
@@ -88,32 +94,48 @@ class Converger:
 
     async def converge(self) -> None:
         """One sweep over every task there is when it begins."""
+        began_at = self._clock.monotonic()
         present = self._cells.present()
-        tasks = iter(list(self._writer.tasks))
+        guids = deque(self._writer.tasks)
         changed = 0
-        while guids := list(islice(tasks, _SLICE_TASKS)):
-            in_slice = self._sweep(self._live(guids), present)
+        while guids:
+            in_slice = self._sweep(guids, present)
             changed += in_slice
             # What a slice changed is durable before the next one: a sweep never fills the writer's queue.
             await (self._writer.settle() if in_slice else asyncio.sleep(0))
-        pruned = self._writer.discard_broken() + self._writer.prune_domains()
+        broken = self._writer.discard_broken()
+        self._metrics.convergence_pruned += broken
+        pruned = broken + self._writer.prune_domains()
         try:
             await self._store.prune_outputs(self._clock.now_ns(), self._settings.output_store_bytes_max)
         except StoreError as error:
             log.warning("outputs.prune.failed", error=str(error))  # the next sweep tries again
         if changed or pruned:
             log.info("converged", changed=changed, pruned=pruned)
+        self._metrics.convergence_runs += 1
+        self._metrics.convergence_seconds = self._clock.monotonic() - began_at
 
-    def _live(self, guids: Iterable[str]) -> Iterable[Task]:
+    def _take(self, guids: deque[str]) -> Iterator[Task]:
+        """The tasks of ``guids`` that are still there, each as it stands when it is asked for."""
         tasks = self._writer.tasks
-        return [tasks[guid] for guid in guids if guid in tasks]
+        while guids:
+            task = tasks.get(guids.popleft())
+            if task is not None:
+                yield task
 
-    def _sweep(self, tasks: Iterable[Task], present: set[str]) -> int:
+    def _sweep(self, guids: deque[str], present: set[str]) -> int:
+        """Judge the next tasks, and take them off ``guids``; returns how many changes came of it."""
         changed = 0
         takers = bool(self._cells.states())
+        tasks = islice(self._take(guids), _SLICE_TASKS)
         for task, verdict in convergence.sweep(tasks, present, self._clock.now_ns(), self._policy):
             if self._callbacks.holds(task.guid):
                 continue  # three slow attempts outlast the kick; who is being told is not forgotten
+            self._metrics.convergence_kicked += verdict.is_kick
+            self._metrics.convergence_pruned += verdict.is_prune
+            if verdict.is_prune and task.definition.completion_callback_url:
+                last = task.attempts[-1].problem if task.attempts else "never tried"
+                log.error("callback.expired", task_guid=task.guid, attempts=len(task.attempts), last=last)  # promise L5
             operations = verdict.operations
             if verdict.place and not takers and self._cells.holder(task.guid) is None:
                 operations = (*operations, Reject(task.guid, placement.NO_CELLS))
@@ -129,4 +151,6 @@ class Converger:
             else:
                 if verdict.callback:
                     self._callbacks.submit(task.guid)
+            if changed >= _SLICE_CHANGES:
+                break
         return changed

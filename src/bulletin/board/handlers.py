@@ -11,9 +11,9 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final
 
 from bulletin.board.reign import Reign
-from bulletin.core.errors import ErrorType, TaskError, bad_request
-from bulletin.core.lifecycle import Cancel, Complete, Delete, Desire, Fail, Operation, Reject, Resolving, Start
+from bulletin.core.errors import ErrorType, TaskError, bad_request, unstorable
 from bulletin.core.limits import IDENTIFIER_CHARACTERS_MAX
+from bulletin.core.operations import Cancel, Complete, Delete, Desire, Fail, Operation, Reject, Resolving, Start
 from bulletin.wire import tasks as wire_tasks
 from bulletin.wire import validation
 from bulletin.wire.proto import bbs_pb2
@@ -38,8 +38,7 @@ async def ping(_reign: Reign, _message: None, _form: Form) -> Answer:
 
 async def desire_task(reign: Reign, message: bbs_pb2.DesireTaskRequest, _form: Form) -> Answer:
     """Take a task on; answered once it is durable."""
-    validation.check_desire(message)
-    definition = wire_tasks.summarise(message.task_definition)
+    definition = reign.definitions.take(message)
     return await _apply(reign, Desire(message.task_guid, message.domain, definition))
 
 
@@ -127,6 +126,8 @@ async def upsert_domain(reign: Reign, message: bbs_pb2.UpsertDomainRequest, _for
     validation.check_domain(message)
     if len(message.domain) > IDENTIFIER_CHARACTERS_MAX:
         raise bad_request()
+    if "\0" in message.domain:
+        raise unstorable()
     until = reign.clock.now_ns() + message.ttl * _SECOND_NS if message.ttl else _FOR_EVER_NS
     await reign.writer.upsert_domain(message.domain, until)
     return b""

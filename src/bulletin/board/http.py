@@ -1,162 +1,148 @@
-"""HTTP in and out: finds the route, reads the body within bounds, calls the handler, writes its answer.
+"""HTTP in: finds the route of a request and hands it to what serves that kind of route.
 
-Rules of board-api.md section 1: a handled call is 200 with a protobuf answer, refusals included; unknown paths are
-404, wrong methods 405, a board that does not rule (yet) 503. A body over the bound, or one that comes too slowly, is
-answered and the connection closed. Compressed bodies are not unpacked. On plain HTTP a request that a browser sent
-from another site's page is refused: whoever can desire a task is root in a container.
+Every request passes through ``Http.handle``, in this order: is there such a path (404) and method (405), was it sent
+by a page of another site (403), does this board rule (503), has the caller a role that may (403); then the route serves
+it. Three kinds of routes serve: calls with one message in and one out (``board.calls``), streams of events
+(``board.streams``), and our own ``GET`` routes (``board.own``).
+
+Rules of board-api.md section 1: a handled call is 200 with an answer of its own type, refusals included. On plain
+HTTP a request that a browser sent from another site's page is refused: whoever can desire a task is root in a
+container.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from functools import partial
-from itertools import islice
-from typing import Final
+from time import perf_counter
+from typing import Final, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-import structlog
 from aiohttp import StreamReader, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import RawRequestMessage
 
-from bulletin.board.answers import JSON, PROTOBUF, WRITE_SECONDS_MAX, WholeAnswer
-from bulletin.board.handlers import HANDLERS
-from bulletin.board.link import serve_link
+from bulletin.board.answers import WholeAnswer, text_answer
+from bulletin.board.auth import Auth, Forbidden, check_role
+from bulletin.board.calls import refuse_call, serve_call
+from bulletin.board.metrics import BoardMetrics, RouteMetrics
+from bulletin.board.own import OwnHandlers
 from bulletin.board.reign import Reign
 from bulletin.board.settings import BoardSettings
+from bulletin.board.streams import serve_stream
 from bulletin.core import limits
-from bulletin.core.errors import Blame, ErrorType, TaskError, bad_request
-from bulletin.store.api import StoreError
-from bulletin.wire import codec, routes
-from bulletin.wire.events import HEARTBEAT
-from bulletin.wire.proto import link_pb2
-from bulletin.wire.routes import Route
-from bulletin.wire.tasks import error_response, tasks_response
+from bulletin.core.errors import TaskError
+from bulletin.telemetry import tracing
+from bulletin.wire import routes
+from bulletin.wire.routes import OwnRoute, Route
 
 __all__ = ["Http", "make_request"]
 
-log = structlog.get_logger("bulletin.board.http")
+Serve = Callable[[web.BaseRequest, Reign], Awaitable[web.StreamResponse]]
 
-_LINK_PATH: Final = "/v1/link"
-_OUTPUT_PREFIX: Final = "/v1/tasks/"
-_OUTPUT_SUFFIX: Final = "/output"
-#: Tasks of a listing made between two turns of the loop; a listing of no more is sent whole, with its length.
-_PIECE_TASKS: Final = 200
-#: The same as JSON, which takes a hundred times longer a task.
-_PIECE_TASKS_JSON: Final = 10
-_HEARTBEAT_SECONDS: Final = 15.0
-
-_STREAM_HEADERS: Final = {
-    "Content-Type": "text/event-stream; charset=utf-8",
-    "Cache-Control": "no-cache, no-store, must-revalidate",
-    "Connection": "keep-alive",
-}
-_TEXT_HEADERS: Final = {"Content-Type": "text/plain; charset=utf-8", "X-Content-Type-Options": "nosniff"}
+_GUID: Final = "{guid}"
 
 
-Endpoint = Callable[[web.BaseRequest, Reign], Awaitable[web.StreamResponse]]
+class _Endpoint(NamedTuple):
+    """A route and what serves it."""
+
+    route: Route | OwnRoute
+    serve: Serve
+    metrics: RouteMetrics
+    #: Its answers go on until one side leaves; how long that takes says nothing.
+    lasts: bool
+
+    def refuse(self, request: web.BaseRequest, error: TaskError) -> web.StreamResponse:
+        """403 for a caller who may not call this route: in a call's own type, elsewhere as text."""
+        if isinstance(self.route, Route) and self.route.has_error:
+            return refuse_call(self.route, request, error, status=403)
+        return text_answer(403, f"{error.message}\n")
+
+
+class _Pattern(NamedTuple):
+    """A path of our own with a task's guid in it: what stands before and behind the guid."""
+
+    prefix: str
+    suffix: str
+    route: OwnRoute
 
 
 class Http:
     """The board's HTTP face. ``reign`` is None while the board does not rule."""
 
-    def __init__(self, settings: BoardSettings) -> None:
-        self._settings = settings
+    def __init__(self, settings: BoardSettings, metrics: BoardMetrics | None = None) -> None:
         self.reign: Reign | None = None
-        self._endpoints: dict[str, dict[str, Endpoint]] = {_LINK_PATH: {"GET": self._link}}
+        self._metrics = metrics or BoardMetrics()
+        #: Requests for no route of ours.
+        self._strays = self._metrics.route("none")
+        self._auth = Auth(settings)
+        self._own = OwnHandlers(settings, self._auth)
+        self._endpoints: dict[str, dict[str, _Endpoint]] = {}
+        self._patterns: list[_Pattern] = []
         for route in (*routes.ROUTES, *routes.PHASE2_ROUTES):
-            serve = self._stream if route.stream else self._call
-            self._endpoints.setdefault(route.path, {})[route.method] = partial(serve, route)
+            serve = (
+                partial(serve_stream, route) if route.stream else partial(serve_call, route, self._auth.guard(route))
+            )
+            self._add(route, serve)
+        for own in routes.OWN_ROUTES:
+            prefix, guid, suffix = own.path.partition(_GUID)
+            if guid:
+                self._patterns.append(_Pattern(prefix, suffix, own))
+            else:
+                self._add(own, partial(self._own.serve, own, ""))
+
+    def _add(self, route: Route | OwnRoute, serve: Serve) -> None:
+        self._endpoints.setdefault(route.path, {})[route.method] = self._endpoint(route, serve)
+
+    def _endpoint(self, route: Route | OwnRoute, serve: Serve) -> _Endpoint:
+        return _Endpoint(route, serve, self._metrics.route(route.name), lasts=route.stream or route.handler == "link")
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer one request."""
+        """Answer one request, and count it."""
+        began = perf_counter()
+        tracing.begin(request.headers)
         path = request.raw_path.partition("?")[0]
-        methods = self._endpoints.get(path) or self._pattern(path)
+        methods = self._endpoints.get(path) or self._match(path)
         if methods is None:
-            return web.Response(status=404, body=b"404 page not found\n", headers=_TEXT_HEADERS)
+            return self._turn_away(text_answer(404, "404 page not found\n"))
         endpoint = methods.get(request.method)
         if endpoint is None:
-            allow = {"Allow": ", ".join(sorted(methods)), **_TEXT_HEADERS}
-            return web.Response(status=405, body=b"Method Not Allowed\n", headers=allow)
+            allow = f"Allow: {', '.join(sorted(methods))}\r\n"
+            return self._turn_away(text_answer(405, "Method Not Allowed\n", allow.encode("ascii")))
         if "Origin" in request.headers and not _same_origin(request):
-            return web.Response(status=403, body=b"cross-origin requests are refused\n", headers=_TEXT_HEADERS)
+            return self._turn_away(text_answer(403, "cross-origin requests are refused\n"))
         reign = self.reign
-        if reign is None:
-            return web.Response(status=503)
-        return await endpoint(request, reign)
-
-    def _pattern(self, path: str) -> dict[str, Endpoint] | None:
-        """The one path of ours with a name in it."""
-        if path.startswith(_OUTPUT_PREFIX) and path.endswith(_OUTPUT_SUFFIX):
-            guid = unquote(path[len(_OUTPUT_PREFIX) : -len(_OUTPUT_SUFFIX)])
-            return {"GET": partial(_output, guid)}
-        return None
-
-    async def _link(self, request: web.BaseRequest, reign: Reign) -> web.StreamResponse:
-        return await serve_link(request, reign, self._settings.link_heartbeat_seconds)
-
-    async def _call(self, route: Route, request: web.BaseRequest, reign: Reign) -> web.StreamResponse:
-        content_type = request.headers.get("Content-Type", codec.PROTOBUF)
-        close = False
+        if reign is None or not reign.is_vouched():
+            endpoint.metrics.results["http_503"] += 1
+            return WholeAnswer(b"", b"", status=503)
+        result = "broken"
         try:
-            body = await self._body(request, route)
-            message = codec.decode_request(route, body, content_type) if route.request is not None else None
-            answer = await HANDLERS[route.handler](reign, message, route.form)
-            if not isinstance(answer, bytes):
-                return await _send_tasks(request, answer, is_json=codec.is_json(content_type))
-        except _Unread as unread:
-            close = True
-            answer = _refuse(route, unread.error)
-        except TaskError as error:
-            if error.blame is not Blame.CALLER:
-                log.warning("request.failed", route=route.name, error=error.message)
-            answer = _refuse(route, error)
-        if codec.is_json(content_type):
-            return WholeAnswer(codec.transcode(route, answer, content_type), JSON, close=close)
-        return WholeAnswer(answer, PROTOBUF, close=close)
-
-    async def _body(self, request: web.BaseRequest, route: Route) -> bytes:
-        """The body, within its bounds in size and time.
-
-        Raises:
-            _Unread: it was not read to its end; the connection cannot be used again.
-        """
-        if not route.reads_body or not request.can_read_body:
-            return b""
-        length = request.content_length
-        if length is not None and length > limits.REQUEST_BYTES_MAX:
-            raise _Unread(_too_large())
-        if length is not None and request.content.is_eof():
-            return request.content.read_nowait()
-        try:
-            async with asyncio.timeout(limits.REQUEST_READ_SECONDS_MAX):
-                return await request.read()
-        except web.HTTPRequestEntityTooLarge as error:
-            raise _Unread(_too_large()) from error
-        except TimeoutError as error:
-            text = f"the request's body did not arrive within {limits.REQUEST_READ_SECONDS_MAX:g} seconds"
-            raise _Unread(TaskError(ErrorType.INVALID_REQUEST, text)) from error
-        except web.RequestPayloadError as error:
-            raise _Unread(bad_request()) from error
-
-    async def _stream(self, route: Route, request: web.BaseRequest, reign: Reign) -> web.StreamResponse:
-        """Send events until the client or the board leaves; an end of ours is an orderly one."""
-        response = web.StreamResponse(headers=_STREAM_HEADERS)
-        response.enable_chunked_encoding()
-        subscription = reign.hub.subscribe(route.form)
-        try:
-            await response.prepare(request)
-            while (frames := await subscription.frames(_HEARTBEAT_SECONDS)) is not None:
-                await _write(response, frames or HEARTBEAT)
-            await response.write_eof()
-        except (ConnectionError, TimeoutError):
-            log.info("stream.cut", route=route.name)
-            _abort(request)
+            try:
+                check_role(endpoint.route, self._auth.peer(request))
+            except Forbidden as error:
+                answer = endpoint.refuse(request, error)
+            else:
+                answer = await endpoint.serve(request, reign)
+            result = getattr(answer, "result", "ok")  # aiohttp's own, of the cells' links, have none
         finally:
-            reign.hub.unsubscribe(subscription)
-        return response
+            if endpoint.lasts:
+                endpoint.metrics.results[result] += 1
+            else:
+                endpoint.metrics.observe(perf_counter() - began, result)
+        return answer
+
+    def _turn_away(self, answer: WholeAnswer) -> WholeAnswer:
+        self._strays.results[answer.result] += 1
+        return answer
+
+    def _match(self, path: str) -> dict[str, _Endpoint] | None:
+        """What serves a path with a guid in it."""
+        for prefix, suffix, route in self._patterns:
+            guid = path[len(prefix) : -len(suffix)]
+            if path.startswith(prefix) and path.endswith(suffix) and guid and "/" not in guid:
+                return {route.method: self._endpoint(route, partial(self._own.serve, route, unquote(guid)))}
+        return None
 
 
 def make_request(
@@ -171,85 +157,6 @@ def make_request(
     return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=limits.REQUEST_BYTES_MAX)
 
 
-class _Unread(Exception):
-    """The body was not read to its end; carries what to answer before the connection is closed."""
-
-    def __init__(self, error: TaskError) -> None:
-        super().__init__(error.message)
-        self.error = error
-
-
-def _too_large() -> TaskError:
-    return TaskError(ErrorType.INVALID_REQUEST, f"the request's body is over {limits.REQUEST_BYTES_MAX} bytes")
-
-
-def _refuse(route: Route, error: TaskError) -> bytes:
-    return error_response(route, error).SerializeToString()
-
-
-async def _send_tasks(request: web.BaseRequest, tasks: Iterator[bytes], *, is_json: bool) -> web.StreamResponse:
-    """Send a listing as it is made, so that a long one starts at once and never stands whole in memory."""
-    pieces = codec.tasks_as_json(tasks) if is_json else tasks_response(tasks)
-    kind = JSON if is_json else PROTOBUF
-    count = _PIECE_TASKS_JSON if is_json else _PIECE_TASKS
-    part = b"".join(islice(pieces, count))
-    following = b"".join(islice(pieces, count))
-    if not following:
-        return WholeAnswer(part, kind)
-    response = web.StreamResponse(headers={"Content-Type": kind.decode()})
-    try:
-        await response.prepare(request)
-        while part:
-            await _write(response, part)
-            # A reader on a fast network never makes the writer wait, and the others want their turn.
-            await asyncio.sleep(0)
-            part, following = following, b"".join(islice(pieces, count))
-        await response.write_eof()
-    except (ConnectionError, TimeoutError, TaskError):
-        _abort(request)
-    return response
-
-
-def _abort(request: web.BaseRequest) -> None:
-    """Cut the connection: an answer without its end must not look whole."""
-    if request.transport is not None:
-        request.transport.close()
-
-
 def _same_origin(request: web.BaseRequest) -> bool:
     """Whether a browser's page that sent this was our own."""
     return urlsplit(request.headers["Origin"]).netloc == request.headers.get("Host")
-
-
-async def _write(response: web.StreamResponse, data: bytes) -> None:
-    """Write to a client that has to keep reading.
-
-    Raises:
-        TimeoutError: it does not.
-        ConnectionError: it is gone.
-    """
-    async with asyncio.timeout(WRITE_SECONDS_MAX):
-        await response.write(data)
-
-
-async def _output(guid: str, _request: web.BaseRequest, reign: Reign) -> web.StreamResponse:
-    """The kept output of an ended task, a JSON object a line."""
-    try:
-        kept = await reign.store.output(guid)
-    except StoreError as error:
-        log.warning("output.failed", task_guid=guid, error=str(error))
-        return web.json_response({"error": f"the store failed: {error}"}, status=500)
-    if kept is None:
-        return web.json_response({"error": f"no output is kept of task {guid}"}, status=404)
-    lines = [
-        json.dumps(
-            {
-                "time_ns": line.time_ns,
-                "stream": "err" if line.stream else "out",
-                "source": line.source,
-                "text": line.text,
-            }
-        )
-        for line in link_pb2.Output.FromString(kept).lines
-    ]
-    return web.Response(text="".join(f"{line}\n" for line in lines), content_type="application/x-ndjson")

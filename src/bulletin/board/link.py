@@ -12,6 +12,8 @@ from typing import Final
 import structlog
 from aiohttp import WSMsgType, web
 
+from bulletin.board.answers import text_answer
+from bulletin.board.auth import Peer, check_cell
 from bulletin.board.cells import Cells, LinkRefused, Outbox
 from bulletin.board.reign import Reign
 from bulletin.core import limits
@@ -29,20 +31,24 @@ _SEND_SECONDS_MAX: Final = 30.0
 _FRAMES_MAX: Final = 1000
 
 
-async def serve_link(request: web.BaseRequest, reign: Reign, heartbeat_seconds: float) -> web.StreamResponse:
-    """Serve one cell until the link ends."""
+async def serve_link(
+    request: web.BaseRequest, reign: Reign, peer: Peer, heartbeat_seconds: float
+) -> web.StreamResponse:
+    """Serve one cell, whose certificate says that it is ``peer``, until the link ends."""
     socket = web.WebSocketResponse(
         heartbeat=heartbeat_seconds, max_msg_size=limits.LINK_FRAME_BYTES_MAX, compress=False
     )
     if not socket.can_prepare(request).ok:
-        return web.Response(status=400, body=b"this path speaks WebSocket, to cells\n")
+        return text_answer(400, "this path speaks WebSocket, to cells\n")
     await socket.prepare(request)
     try:
         async with asyncio.timeout(_HELLO_SECONDS_MAX):
             first = await socket.receive()
         if first.type is not WSMsgType.BINARY:
             return socket
-        cell_id, outbox = reign.cells.connect(_hello(first.data))
+        hello = _hello(first.data)
+        check_cell(peer, hello.presence.cell_id)
+        cell_id, outbox = reign.cells.connect(hello)
     except (LinkRefused, TaskError) as error:
         log.warning("link.refused", reason=str(error), remote=request.remote)
         await socket.send_bytes(wire_link.refused(str(error)))

@@ -17,11 +17,12 @@ from typing import Final, Protocol
 
 import structlog
 
+from bulletin.board.metrics import BoardMetrics
 from bulletin.board.writer import Writer
 from bulletin.core import placement
 from bulletin.core.errors import TaskError
-from bulletin.core.lifecycle import Reject
 from bulletin.core.model import CellState, Definition, Resources, Task, TaskState
+from bulletin.core.operations import Reject
 
 __all__ = ["Places", "Scheduler"]
 
@@ -53,8 +54,11 @@ class Places(Protocol):
 class Scheduler:
     """Places pending tasks on cells; see the module."""
 
-    def __init__(self, writer: Writer, places: Places, policy: placement.Policy) -> None:
+    def __init__(
+        self, writer: Writer, places: Places, policy: placement.Policy, metrics: BoardMetrics | None = None
+    ) -> None:
         self._writer = writer
+        self._metrics = metrics or BoardMetrics()
         self._places = places
         self._policy = policy
         self._fresh: dict[str, None] = {}
@@ -116,7 +120,9 @@ class Scheduler:
             self.forget(guid)
             if shape in self._parked:
                 self._untried[shape] = None
-            if not self._places.assign(cell_id, candidates[guid]):
+            if self._places.assign(cell_id, candidates[guid]):
+                self._metrics.placements += 1
+            else:
                 self.offer(guid)
         self._refuse(plan.refusals)
         for guid in plan.waiting:
@@ -150,6 +156,7 @@ class Scheduler:
     def _refuse(self, refusals: Iterable[tuple[str, str]]) -> None:
         for guid, text in refusals:
             self.forget(guid)
+            self._metrics.placements_refused += 1
             try:
                 self._writer.submit(Reject(guid, text))
             except TaskError as error:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
+from urllib.parse import urlsplit
 
 from bulletin.core import limits
+from bulletin.trust.files import TlsFiles
 
 __all__ = ["Address", "BoardSettings", "SettingError"]
 
@@ -60,6 +63,21 @@ class BoardSettings:
     health: Address | None = None
     #: The directory of the board's files; None keeps everything in memory and nothing after the end.
     data: Path | None = Path("/var/lib/bulletin/board")
+    #: ``postgresql://...``: the tasks are there, and ``data`` is not used. May hold a password: never shown.
+    database: str | None = field(default=None, repr=False)
+    #: None: plain HTTP. Else mutual TLS: a peer without a certificate of the authority is not talked to.
+    tls: TlsFiles | None = None
+    #: "certificate": a peer may do what the roles in its certificate may (design promise S14); "off": as Diego, any
+    #: certificate of the authority may do anything.
+    roles: Literal["certificate", "off"] = "certificate"
+    #: Label to passphrase; empty: definitions are stored in clear (board-api.md section 13).
+    encryption_keys: Mapping[str, str] = field(default_factory=dict, repr=False)
+    #: The label of the key that new rows are sealed with.
+    active_key_label: str = ""
+    #: Prometheus metrics over plain HTTP; None: only at ``/metrics`` of ``listen``.
+    metrics: Address | None = None
+    #: A file that gets a JSON line for each request and answer.
+    access_log: Path | None = None
     #: Plain HTTP to other machines: anybody who reaches the port runs containers as root on every cell.
     insecure_plain_http: bool = False
     log_level: str = "info"
@@ -88,8 +106,20 @@ class BoardSettings:
     callback_timeout_seconds: float = 10.0
     callback_connect_seconds: float = 5.0
     callback_expiry_seconds: float = 120.0
+    #: Networks (CIDR) a callback may go to even if ``callback_deny`` names them.
+    callback_allow: tuple[str, ...] = ()
+    #: Networks (CIDR) a callback may not go to, beside link-local and cloud metadata addresses.
+    callback_deny: tuple[str, ...] = ()
+    #: https callbacks: trust the machine's authorities too, not only the board's own (board-api.md section 8).
+    callback_system_roots: bool = False
 
-    lease_seconds: float = 5.0
+    #: The last events, which the board's own stream can resume from.
+    event_ring_max: int = 4096
+
+    #: A board that does not renew its lease for so long has lost it; it renews three times as often.
+    lease_seconds: float = 3.0
+    #: A standby looks so often whether the lease is free.
+    lease_retry_seconds: float = 0.5
     #: A commit that fails is tried again for so long; then the board gives up its lease and starts over.
     commit_retry_seconds: float = 5.0
     #: Requests under way get so long to finish when the board is stopped.
@@ -100,31 +130,126 @@ class BoardSettings:
     output_store_bytes_max: int = 256 * 1024 * 1024
 
     def check(self) -> None:
-        """Refuse what cannot be.
+        """Refuse what cannot be. Reads the TLS files, nothing else.
 
         Raises:
             SettingError: names the setting, the rule and the way out.
         """
-        if not self.listen.is_loopback and not self.insecure_plain_http:
+        self._check_exposure()
+        self._check_database()
+        self._check_keys()
+        for name in ("callback_allow", "callback_deny"):
+            for text in getattr(self, name):
+                _check_network(name, text)
+        for names, low, rule in _RANGES:
+            for name in names:
+                value = getattr(self, name)
+                if not low <= value <= _NUMBER_MAX:
+                    msg = f"{name}: {value:g} must be {rule}"
+                    raise SettingError(msg)
+
+    def _check_exposure(self) -> None:
+        if self.tls is not None:
+            from bulletin.trust.contexts import TrustError, server_context
+
+            try:
+                server_context(self.tls)
+            except TrustError as error:
+                msg = f"tls: {error}"
+                raise SettingError(msg) from error
+        elif not self.listen.is_loopback and not self.insecure_plain_http:
             msg = (
                 f"listen: {self.listen} can be reached from other machines, and plain HTTP is for loopback only; "
-                "listen on 127.0.0.1, or pass --insecure-plain-http if the network is trusted"
+                "give the board certificates with --tls-ca, --tls-cert and --tls-key (`bulletin certs init` makes a "
+                "set), listen on 127.0.0.1, or pass --insecure-plain-http if the network is trusted"
             )
             raise SettingError(msg)
-        for name in (
+
+    def _check_database(self) -> None:
+        """The text may hold a password anywhere, when it is mistyped too: no part of it is repeated."""
+        if self.database is None:
+            return
+        problem = ""
+        try:
+            parts = urlsplit(self.database)
+            has_database = bool(parts.path.strip("/"))
+            # Reading the port is what checks it.
+            has_place = parts.port is not None or bool(parts.hostname) or "host=" in parts.query
+        except ValueError:
+            problem = "it cannot be read as a URL; a password's special characters are written as %XX"
+        else:
+            if parts.scheme not in {"postgresql", "postgres"}:
+                problem = "it does not begin with postgresql://"
+            elif not has_place or not has_database:
+                problem = "it names no host or no database"
+        if problem:
+            msg = f"database: {problem}; write postgresql://USER@HOST:PORT/DATABASE, the password in a passfile if any"
+            raise SettingError(msg)
+
+    def _check_keys(self) -> None:
+        """Board-api.md section 13. Labels are shown, passphrases never."""
+        for label, passphrase in self.encryption_keys.items():
+            if not 1 <= len(label.encode("utf-8", "surrogatepass")) <= _LABEL_BYTES_MAX:
+                msg = f"encryption_keys: a label has 1 to {_LABEL_BYTES_MAX} bytes, and {label[:40]!r} has not"
+                raise SettingError(msg)
+            if not passphrase:
+                msg = f"encryption_keys: the passphrase of {label!r} is empty"
+                raise SettingError(msg)
+        if self.active_key_label not in self.encryption_keys and (self.encryption_keys or self.active_key_label):
+            known = ", ".join(repr(label) for label in self.encryption_keys) or "none"
+            if self.active_key_label:
+                msg = f"active_key_label: {self.active_key_label!r} is not among the encryption keys ({known})"
+            else:
+                msg = f"active_key_label: say which of the encryption keys seals new tasks ({known})"
+            raise SettingError(msg)
+
+
+_LABEL_BYTES_MAX: Final = 127
+#: No setting is larger; it also keeps infinity and "not a number" out.
+_NUMBER_MAX: Final = 1e15
+#: Names, the least value, and how to say it.
+_RANGES: Final[tuple[tuple[tuple[str, ...], float, str], ...]] = (
+    (
+        (
             "converge_repeat_interval_seconds",
             "presence_ttl_seconds",
             "claim_seconds",
             "link_heartbeat_seconds",
-            "lease_seconds",
             "callback_timeout_seconds",
-        ):
-            if getattr(self, name) <= 0:
-                msg = f"{name}: must be more than 0 seconds"
-                raise SettingError(msg)
-        if self.max_task_retries < 0:
-            msg = "max_task_retries: must be 0 or more"
-            raise SettingError(msg)
-        if self.callback_workers < 1:
-            msg = "callback_workers: must be 1 or more"
-            raise SettingError(msg)
+            "callback_connect_seconds",
+            "lease_retry_seconds",
+        ),
+        0.01,
+        "0.01 seconds or more",
+    ),
+    # A renewal takes a commit of the database, and a third of the lease passes between two.
+    (("lease_seconds",), 0.5, "0.5 seconds or more"),
+    (
+        (
+            "kick_task_duration_seconds",
+            "expire_pending_task_duration_seconds",
+            "expire_completed_task_duration_seconds",
+            "resolved_retention_seconds",
+            "callback_expiry_seconds",
+            "commit_retry_seconds",
+            "stop_grace_seconds",
+            "output_retention_seconds",
+            "output_store_bytes_max",
+            "max_task_retries",
+            "starting_container_weight",
+            "starting_container_count_max",
+            "event_ring_max",
+        ),
+        0,
+        "0 or more",
+    ),
+    (("callback_workers",), 1, "1 or more"),
+)
+
+
+def _check_network(name: str, text: str) -> None:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError as error:
+        msg = f"{name}: {error}; write a network such as 10.0.0.0/8 or fd00::/8, or a single address"
+        raise SettingError(msg) from error

@@ -7,22 +7,27 @@ that is not committed yet waits for that commit. A commit that fails is tried ag
 the lease is lost, the writer ends: those who wait get UnknownError, and the board loads everything again.
 
 Wart: a guid changed several times within one group reaches the store once, as it stands at the end.
+
+Ending may come while the store is still at work on a commit (a renewal that found the lease lost, say). What becomes of
+that commit nobody here can know any more: its callers have been told so, and nothing of it is published.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
 
+from bulletin.board.metrics import BoardMetrics
 from bulletin.core import limits
 from bulletin.core.errors import Blame, ErrorType, TaskError
-from bulletin.core.lifecycle import Desire, Effect, Event, Operation, Policy, Step, step
-from bulletin.core.model import Task
+from bulletin.core.lifecycle import Policy, Step, step
+from bulletin.core.model import Task, TaskState
+from bulletin.core.operations import Desire, Effect, Event, Operation
 from bulletin.seams import Clock
 from bulletin.store.api import Batch, BrokenRow, Lease, LeaseLost, Output, Store, StoreError
 
@@ -64,6 +69,7 @@ class Writer:
         lease: goes with every commit.
         publish: told of a committed group's events, in order; must not block or raise.
         perform: told of a committed group's effects, in order; must not block or raise.
+        metrics: told of every change, when it is stepped.
     """
 
     def __init__(
@@ -76,6 +82,7 @@ class Writer:
         publish: Callable[[list[Event]], None],
         perform: Callable[[list[Effect]], None],
         retry_seconds: float,
+        metrics: BoardMetrics | None = None,
     ) -> None:
         self._store = store
         self._lease = lease
@@ -84,8 +91,11 @@ class Writer:
         self._publish = publish
         self._perform = perform
         self._retry_seconds = retry_seconds
+        self._metrics = metrics or BoardMetrics()
         self._loop = asyncio.get_running_loop()
         self._tasks: dict[str, Task] = {}
+        #: By state. Kept with every change: counting a million tasks when somebody asks would stop the loop.
+        self._counts = [0] * len(TaskState)
         self._broken: set[str] = set()
         self._domains: dict[str, int] = {}
         #: Oldest first. The first may be with the store (closed); only the last takes changes.
@@ -101,6 +111,21 @@ class Writer:
     def tasks(self) -> dict[str, Task]:
         """Every live task by guid, uncommitted changes included. For deciding, not for answering; do not change."""
         return self._tasks
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """How many tasks stand in each state, by ``TaskState``; uncommitted changes included."""
+        return tuple(self._counts)
+
+    @property
+    def uncommitted_count(self) -> int:
+        """How many changes wait for their commit."""
+        return self._uncommitted
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it refuses everything and vouches for nothing any more."""
+        return self._ended is not None
 
     @property
     def domains(self) -> dict[str, int]:
@@ -171,15 +196,22 @@ class Writer:
                 f"the board holds {limits.TASKS_MAX} tasks, its limit; resolve and delete some first",
                 Blame.ENVIRONMENT,
             )
+        self._metrics.stepped(operation)
         group = self._group()
+        if before is not None:
+            self._counts[before.state] -= 1
         if outcome.task is None:
             del self._tasks[guid]
             group.batch.tasks.pop(guid, None)
+            group.batch.whole.discard(guid)
             group.batch.removed.add(guid)
         else:
             self._tasks[guid] = outcome.task
+            self._counts[outcome.task.state] += 1
             group.batch.removed.discard(guid)
             group.batch.tasks[guid] = outcome.task
+            if type(operation) is Desire:
+                group.batch.whole.add(guid)
         if output is not None:
             group.batch.outputs.append(output)
         group.events.extend(outcome.events)
@@ -206,6 +238,46 @@ class Writer:
             self._broken.clear()
             self._join(group)
         return count
+
+    async def rewrite(self, guids: Iterable[str]) -> int:
+        """Write the rows of ``guids`` anew as their tasks stand, sealed with the active key, and wait for it.
+
+        Args:
+            guids: those without a task (any more) are passed over.
+
+        Returns:
+            How many were written.
+
+        Raises:
+            TaskError: UnknownError when too many changes wait, or a commit was lost.
+        """
+        durable: asyncio.Future[None] | None = None
+        count = 0
+        for guid in guids:
+            task = self._tasks.get(guid)
+            if task is None:
+                continue
+            self._admit()
+            group = self._group()
+            assert guid not in group.batch.removed, "a task that is there was not removed last"
+            group.batch.tasks[guid] = task
+            group.batch.whole.add(guid)
+            durable = self._join(group)
+            count += 1
+        if durable is not None:
+            await durable
+        return count
+
+    async def configure(self, configurations: Mapping[str, str]) -> None:
+        """Keep facts about the store itself, key to value, all in one transaction.
+
+        Raises:
+            TaskError: UnknownError when the commit was lost.
+        """
+        self._admit()
+        group = self._group()
+        group.batch.configurations.update(configurations)
+        await self._join(group)
 
     async def upsert_domain(self, domain: str, fresh_until: int) -> None:
         """Keep ``domain`` fresh until ``fresh_until`` (ns).
@@ -287,16 +359,18 @@ class Writer:
                     self._broken.add(row.guid)
                 else:
                     self._tasks[row.guid] = row
+                    self._counts[row.state] += 1
         self._domains = await self._store.load_domains()
 
     async def run(self) -> None:
         """Commit groups until ``stop`` is called and nothing is left.
 
         Raises:
-            WriterEnded: a commit was lost, or the lease; everybody who waited has been told.
+            WriterEnded: a commit was lost, or ``end`` was called; everybody who waited has been told.
         """
         try:
             while True:
+                self._insist()
                 if not self._groups:
                     if self._stopping:
                         return
@@ -305,8 +379,10 @@ class Writer:
                     continue
                 group = self._groups[0]
                 await self._gather(group)
+                self._insist()
                 group.closed = True
                 await self._commit(group.batch)
+                self._insist()
                 self._groups.popleft()
                 self._uncommitted -= group.changes
                 self._finish(group)
@@ -318,6 +394,11 @@ class Writer:
         finally:
             if self._ended is None:
                 self.end("the board is stopping")
+
+    def _insist(self) -> None:
+        """Stop ``run`` when ``end`` was called."""
+        if self._ended is not None:
+            raise WriterEnded(self._ended)
 
     async def _gather(self, group: _Group) -> None:
         """Let those join who have arrived already: a commit costs about the same for one change and for thirty."""
@@ -333,7 +414,7 @@ class Writer:
         self._wake.set()
 
     def end(self, reason: str) -> None:
-        """Refuse everything from now on and tell those who wait that nobody knows."""
+        """Refuse everything from now on, tell those who wait that nobody knows, and let ``run`` raise."""
         if self._ended is None:
             self._ended = reason
         for group in self._groups:
@@ -342,6 +423,7 @@ class Writer:
                     durable.set_exception(TaskError(ErrorType.UNKNOWN_ERROR, reason, Blame.ENVIRONMENT))
                     durable.exception()  # not everybody awaits: a sweep, say; that is no defect
         self._groups.clear()
+        self._wake.set()
 
     async def _commit(self, batch: Batch) -> None:
         """Commit, and again within the bound. The batch is idempotent, so a commit that lied is harmless."""
