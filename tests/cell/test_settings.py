@@ -17,7 +17,7 @@ def test_the_defaults_can_be():
     assert settings.cell_id == os.uname().nodename
     assert settings.containers == 249
     assert settings.graceful_shutdown_seconds == 10.0
-    assert settings.link_url == "http://127.0.0.1:8889/v1/link"
+    assert settings.board_urls == ("http://127.0.0.1:8889",)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_what_cannot_be_is_refused(fields, text):
 
 
 @pytest.mark.parametrize(
-    "url", ["http://localhost:1", "http://127.0.0.1:8889/", "http://[::1]:8889", "https://board.example"]
+    "url", ["http://localhost:1", "http://127.0.0.1:8889/", "http://[::1]:8889", "http://127.0.0.1:1, http://[::1]:2"]
 )
 def test_boards_that_may_be_dialled(url):
     CellSettings(board_url=url).check()

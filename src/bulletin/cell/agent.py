@@ -1,8 +1,8 @@
 """The cell's agent: keeps a link to the board and a ``TaskWork`` for every task (design section 4).
 
-The link is dialled for ever, with growing pauses. Whenever it is up again the cell says what it holds and everything
-that has no answer yet once more; the board reconciles. Tasks do not notice that the link is down until they need an
-answer.
+The link is dialled for ever, with growing pauses; of several boards the next one is asked when one fails. Whenever it
+is up again the cell says what it holds and everything that has no answer yet once more; the board reconciles. Tasks do
+not notice that the link is down until they need an answer.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Final
 import structlog
 from aiohttp import ClientError, ClientSession, ClientTimeout, ClientWSTimeout, TCPConnector
 
+from bulletin.cell.dialling import Boards, explain, follow
 from bulletin.cell.journal import Journal
 from bulletin.cell.link import Link
 from bulletin.cell.runtime.api import Runtime
@@ -56,6 +57,9 @@ class Agent:
         journal: open; the caller closes it.
         rng: spreads the dialling of many cells.
         welcomed: called once, when the board first lets the cell in.
+
+    Raises:
+        TrustError: the cell's certificates cannot be used.
     """
 
     def __init__(
@@ -83,6 +87,8 @@ class Agent:
         self._draining = False
         self._link_number = 0
         self._link: Link | None = None
+        self._boards = Boards(settings.board_urls)
+        self._contexts = follow(settings.tls, clock) if settings.tls is not None and settings.needs_tls else None
         for guid, outcome in journal.owed.items():
             work = TaskWork(self._tools, guid, self._gone)
             work.owe(outcome)
@@ -109,13 +115,18 @@ class Agent:
         connector = TCPConnector(force_close=True)
         timeout = ClientTimeout(total=None, sock_connect=limits.LINK_OPEN_SECONDS_MAX)
         pause_seconds = _FIRST_PAUSE_SECONDS
+        failures = 0
         async with ClientSession(connector=connector, timeout=timeout, trust_env=False) as session:
             while True:
                 try:
                     await self._live(session)
-                    pause_seconds = _FIRST_PAUSE_SECONDS
+                    pause_seconds, failures = _FIRST_PAUSE_SECONDS, 0
                 except LinkFailed as error:
-                    log.warning("link.failed", board=self._settings.board_url, error=str(error))
+                    log.warning("link.failed", board=self._boards.present, error=str(error))
+                    self._boards.go_on()
+                    failures += 1
+                    if failures % self._boards.count:
+                        continue  # another board may have taken over: it is asked at once
                 await asyncio.sleep(pause_seconds * (0.5 + self._rng.random() / 2))
                 pause_seconds = min(2 * pause_seconds, limits.LINK_PAUSE_SECONDS_MAX)
 
@@ -170,16 +181,17 @@ class Agent:
 
     async def _dial(self, session: ClientSession) -> Link:
         try:
-            async with asyncio.timeout(limits.LINK_OPEN_SECONDS_MAX):
+            async with asyncio.timeout(self._boards.open_seconds):
                 socket = await session.ws_connect(
-                    self._settings.link_url,
+                    f"{self._boards.present}/v1/link",
+                    ssl=True if self._contexts is None else self._contexts.get(),
                     heartbeat=self._settings.link_heartbeat_seconds,
                     timeout=ClientWSTimeout(ws_close=1.0),
                     max_msg_size=limits.LINK_FRAME_BYTES_MAX,
                     compress=0,
                 )
         except (ClientError, OSError) as error:
-            raise LinkFailed(str(error) or type(error).__name__) from error
+            raise LinkFailed(explain(error)) from error
         return Link(socket)
 
     def _admit(self, first: link_pb2.Frame | None) -> None:

@@ -14,8 +14,9 @@ from urllib.parse import urlsplit
 from bulletin.core import limits
 from bulletin.core.model import Resources
 from bulletin.telemetry.logging import LEVELS
+from bulletin.trust.files import TlsFiles
 
-__all__ = ["CellSettings", "SettingError", "parse_amount", "read_capacity"]
+__all__ = ["CellSettings", "SettingError", "parse_amount", "read_capacity", "read_certificate_name"]
 
 _MIB: Final = 1024 * 1024
 _ENGINES: Final = ("auto", "crun", "runc")
@@ -29,8 +30,10 @@ class SettingError(ValueError):
 class CellSettings:
     """A cell's settings. Durations are seconds."""
 
-    #: ``http://HOST:PORT`` of the board.
+    #: ``http://HOST:PORT`` or ``https://HOST:PORT`` of the board; of several boards, with commas in between.
     board_url: str = "http://127.0.0.1:8889"
+    #: How the cell proves to boards who it is, for https: its certificate's name is the cell's id.
+    tls: TlsFiles | None = None
     #: The directory of the cell's files: journal, images/, containers/.
     data: Path = Path("/var/lib/bulletin/cell")
     #: The cell's name on its board; two cells may not share one.
@@ -61,7 +64,8 @@ class CellSettings:
         Raises:
             SettingError: names the setting, the rule and the way out.
         """
-        self._check_board_url()
+        for url in self.board_urls:
+            self._check_board_url(url)
         if not self.cell_id or len(self.cell_id) > limits.IDENTIFIER_CHARACTERS_MAX:
             msg = f"id: must have 1 to {limits.IDENTIFIER_CHARACTERS_MAX} characters, not {len(self.cell_id)}"
             raise SettingError(msg)
@@ -79,27 +83,62 @@ class CellSettings:
             raise SettingError(f"log-level: {self.log_level!r} is none of {', '.join(LEVELS)}")
         if self.link_heartbeat_seconds <= 0:
             raise SettingError("link-heartbeat: must be more than 0 seconds")
+        if self.needs_tls:
+            self._check_tls()
 
     @property
-    def link_url(self) -> str:
-        """Where the link is dialled."""
-        return self.board_url.rstrip("/") + "/v1/link"
+    def board_urls(self) -> tuple[str, ...]:
+        """The boards, in the order in which they are dialled."""
+        return tuple(url.strip().rstrip("/") for url in self.board_url.split(","))
 
-    def _check_board_url(self) -> None:
+    @property
+    def needs_tls(self) -> bool:
+        """Whether a board is dialled by https."""
+        return any(url.lower().startswith("https:") for url in self.board_urls)
+
+    def _check_board_url(self, text: str) -> None:
         try:
-            url = urlsplit(self.board_url)
+            url = urlsplit(text)
             host, _ = url.hostname, url.port
         except ValueError as error:
-            raise SettingError(f"board: {self.board_url!r} is not a URL: {error}") from error
+            raise SettingError(f"board: {text!r} is not a URL: {error}") from error
         if url.scheme not in {"http", "https"} or not host:
-            msg = f"board: {self.board_url!r} is not http://HOST:PORT; write for example http://127.0.0.1:8889"
+            msg = f"board: {text!r} is not http://HOST:PORT; write for example http://127.0.0.1:8889"
             raise SettingError(msg)
         if url.scheme == "http" and not _is_loopback(host) and not self.insecure_plain_http:
             msg = (
-                f"board: {self.board_url} is on another machine, and plain HTTP is for loopback only; "
-                "pass --insecure-plain-http if the network is trusted"
+                f"board: {text} is on another machine, and plain HTTP is for loopback only; "
+                "use https, or pass --insecure-plain-http if the network is trusted"
             )
             raise SettingError(msg)
+
+    def _check_tls(self) -> None:
+        if self.tls is None:
+            raise SettingError("board: https needs --ca, --cert and --key; `bulletin certs init` makes them")
+        name = read_certificate_name(self.tls)
+        if name != self.cell_id:
+            msg = (
+                f"id: {self.cell_id} is not the name in {self.tls.cert}, which is {name}; pass --id {name}, or a "
+                f"certificate made by `bulletin certs issue DIRECTORY --role cell --name {self.cell_id}`"
+            )
+            raise SettingError(msg)
+
+
+def read_certificate_name(files: TlsFiles) -> str:
+    """The name in a cell's certificate, which is the cell's id.
+
+    Raises:
+        SettingError: the files cannot be used.
+    """
+    # Only a cell with certificates needs this, and it takes as long as all the rest of the start.
+    from bulletin.trust.authority import read_certificate
+    from bulletin.trust.contexts import client_context
+
+    try:
+        client_context(files)
+        return read_certificate(files.cert.read_bytes()).name
+    except OSError as error:  # TrustError is one
+        raise SettingError(f"cert: {error}") from error
 
 
 def parse_amount(text: str, name: str) -> int | None:
