@@ -23,8 +23,11 @@ if TYPE_CHECKING:
         BoardUnreachable,
         Cell,
         Client,
+        Followed,
+        Forbidden,
         InvalidRequest,
         InvalidTransition,
+        Missed,
         Outcome,
         OutputLine,
         OutputNotFound,
@@ -66,8 +69,8 @@ if TYPE_CHECKING:
         TaskDefinition,
         VolumeMount,
     )
-    from bulletin.core.lifecycle import TaskChanged, TaskCreated, TaskRemoved
-    from bulletin.core.model import Task, TaskState
+    from bulletin.core.model import CallbackAttempt, Task, TaskState
+    from bulletin.core.operations import TaskChanged, TaskCreated, TaskRemoved
 
 __all__ = [
     "Action",
@@ -77,6 +80,7 @@ __all__ = [
     "BoardTimeout",
     "BoardUnreachable",
     "CachedDependency",
+    "CallbackAttempt",
     "Cell",
     "Client",
     "CodependentAction",
@@ -85,6 +89,8 @@ __all__ = [
     "DownloadAction",
     "EmitProgressAction",
     "File",
+    "Followed",
+    "Forbidden",
     "ICMPInfo",
     "ImageLayer",
     "InvalidRequest",
@@ -92,6 +98,7 @@ __all__ = [
     "LayerType",
     "MediaType",
     "MetricTag",
+    "Missed",
     "Outcome",
     "OutputLine",
     "OutputNotFound",
@@ -123,7 +130,7 @@ __all__ = [
 ]
 
 #: Where the names come from; asked in this order, each of them light.
-_SOURCES = ("client", "core.actions", "core.definition", "core.lifecycle", "core.model")
+_SOURCES = ("client", "core.actions", "core.definition", "core.operations", "core.model")
 
 
 def __getattr__(name: str) -> object:

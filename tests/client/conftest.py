@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import signal
 from collections import deque
@@ -12,10 +13,11 @@ import pytest
 from aiohttp import web
 
 from bulletin import Client, RunAction, TaskDefinition
-from bulletin.client import transport, waits
+from bulletin.board.ring import Follower, Ring
+from bulletin.client import following, transport, waits
 from bulletin.client.aio import AsyncClient
-from bulletin.core import lifecycle
-from bulletin.core.errors import TaskError
+from bulletin.core import operations
+from bulletin.core.errors import ErrorType, TaskError
 from bulletin.core.lifecycle import Policy, step
 from bulletin.core.model import Task
 from bulletin.wire.events import encode_event, frame
@@ -41,10 +43,14 @@ class FakeBoard:
         #: The ids of connections that were used.
         self.connections: set[int] = set()
         self.streams: set[asyncio.Queue[bytes | None]] = set()
+        #: Who follows our own stream, and over which connection.
+        self.followers: dict[Follower, asyncio.Transport] = {}
         self.changed = asyncio.Condition()
         self.url = ""
         self.now = 1_000
         self.policy = Policy()
+        #: None: this board has no stream that can be resumed, like a BBS.
+        self.ring: Ring | None = None
         self._runner: web.AppRunner | None = None
 
     async def open(self, port: int = 0) -> None:
@@ -55,16 +61,25 @@ class FakeBoard:
             else:
                 app.router.add_route(route.method, route.path, self._handler(route))
         app.router.add_get("/v1/tasks/{guid}/output", self._output)
+        app.router.add_get("/v1/tasks/{guid}/callbacks", self._callbacks)
+        app.router.add_get("/v1/task_events", self._own_stream)
         self._runner = web.AppRunner(app, shutdown_timeout=0.01)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", port)
-        await site.start()
+        self._site = web.TCPSite(self._runner, "127.0.0.1", port)
+        await self._site.start()
         host, port = self._runner.addresses[0][:2]
         self.url = f"http://{host}:{port}"
 
     @property
     def port(self) -> int:
         return int(self.url.rpartition(":")[2])
+
+    async def leave(self) -> None:
+        """End every stream in order and take no new connection."""
+        await self._site.stop()
+        self.end_streams()
+        if self.ring is not None:
+            self.ring.close()
 
     async def close(self) -> None:
         if self._runner is not None:
@@ -76,7 +91,7 @@ class FakeBoard:
     def order(self, path: str, *faults: str | int) -> None:
         self.faults.setdefault(path, deque()).extend(faults)
 
-    async def do(self, operation: lifecycle.Operation) -> None:
+    async def do(self, operation: operations.Operation) -> None:
         """Change a task and tell everybody."""
         self.now += 1
         taken = step(self.tasks.get(operation.guid), operation, self.now, self.policy)
@@ -87,23 +102,23 @@ class FakeBoard:
         for event in taken.events:
             for queue in self.streams:
                 queue.put_nowait(encode_event(event))
+        if self.ring is not None:
+            self.ring.append(taken.events)
         async with self.changed:
             self.changed.notify_all()
 
-    def quietly(self, operation: lifecycle.Operation) -> None:
+    def quietly(self, operation: operations.Operation) -> None:
         """Change a task and tell nobody, as if the connections were down."""
-        streams, self.streams = self.streams, set()
         self.now += 1
         taken = step(self.tasks.get(operation.guid), operation, self.now, self.policy)
-        self.streams = streams
         if taken.task is None:
             del self.tasks[operation.guid]
         else:
             self.tasks[operation.guid] = taken.task
 
     async def finish(self, guid: str, *, failed: bool = False, reason: str = "", result: str = "") -> None:
-        await self.do(lifecycle.Start(guid, "cell"))
-        await self.do(lifecycle.Complete(guid, "cell", failed, reason, result))
+        await self.do(operations.Start(guid, "cell"))
+        await self.do(operations.Complete(guid, "cell", failed, reason, result))
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until ``condition`` holds; it is looked at after every change."""
@@ -185,6 +200,7 @@ class FakeBoard:
             return fault
         answer = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
         answer.enable_chunked_encoding()
+        answer.force_close()
         queue: asyncio.Queue[bytes | None] = asyncio.Queue()
         self.streams.add(queue)
         await answer.prepare(request)
@@ -196,7 +212,7 @@ class FakeBoard:
                 if not tail:
                     request.transport.abort()
                     return answer
-                await answer.write(frame(number, tail))
+                await answer.write(frame(number, [tail]))
                 number += 1
         except ConnectionResetError:
             pass
@@ -205,6 +221,40 @@ class FakeBoard:
             async with self.changed:
                 self.changed.notify_all()
         return answer
+
+    async def _own_stream(self, request: web.Request) -> web.StreamResponse:
+        await self._note(request)
+        self.last_event_ids.append(request.headers.get("Last-Event-Id", ""))
+        fault = await self._meet_fault(request)
+        if isinstance(fault, web.Response):
+            return fault
+        if self.ring is None:
+            return web.Response(status=404, text="404 page not found\n")
+        answer = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
+        answer.enable_chunked_encoding()
+        answer.force_close()
+        ring, query = self.ring, request.query
+        follower = ring.follow(self.last_event_ids[-1], guid=query.get("guid", ""), domain=query.get("domain", ""))
+        await answer.prepare(request)
+        self.followers[follower] = request.transport
+        try:
+            while (frames := await follower.frames(10)) is not None:
+                await answer.write(frames or follower.position)
+                async with self.changed:
+                    self.changed.notify_all()
+        except ConnectionResetError:
+            pass
+        finally:
+            ring.unfollow(follower)
+            self.followers.pop(follower, None)
+        return answer
+
+    def cut_followers(self) -> None:
+        """Break every stream of our own off without its final chunk."""
+        for follower, connection in self.followers.items():
+            self.ring.unfollow(follower)
+            connection.abort()
+        self.followers.clear()
 
     async def _output(self, request: web.Request) -> web.StreamResponse:
         fault = await self._meet_fault(request)
@@ -215,6 +265,19 @@ class FakeBoard:
             return web.json_response({"error": "the task has not ended"}, status=404)
         body = "".join(json.dumps(line) + "\n" for line in lines)
         return web.Response(text=body, content_type="application/x-ndjson")
+
+    async def _callbacks(self, request: web.Request) -> web.StreamResponse:
+        fault = await self._meet_fault(request)
+        if isinstance(fault, web.Response):
+            return fault
+        task = self.tasks.get(request.match_info["guid"])
+        if task is None:
+            return web.json_response({"error": f"there is no task {request.match_info['guid']}"}, status=404)
+        attempts = [
+            {"at_ns": each.at, "duration_ns": each.duration_ns, "status": each.status, "problem": each.problem}
+            for each in task.attempts
+        ]
+        return web.json_response({"attempts": attempts})
 
     async def _ping(self, _message: None) -> bytes:
         return bbs_pb2.PingResponse(available=True).SerializeToString()
@@ -240,47 +303,47 @@ class FakeBoard:
     async def _task_by_guid(self, message: bbs_pb2.TaskByGuidRequest) -> bytes:
         task = self.tasks.get(message.task_guid)
         if task is None:
-            raise lifecycle.TaskError(lifecycle.ErrorType.RESOURCE_NOT_FOUND)
+            raise TaskError(ErrorType.RESOURCE_NOT_FOUND)
         return bbs_pb2.TaskResponse(task=bbs_pb2.Task.FromString(encode_task(task))).SerializeToString()
 
     async def _desire_task(self, message: bbs_pb2.DesireTaskRequest) -> bytes:
         if not message.task_definition.root_fs:
             text = "Invalid field: rootfs, invalid action type"
-            raise lifecycle.TaskError(lifecycle.ErrorType.INVALID_REQUEST, text)
-        await self.do(lifecycle.Desire(message.task_guid, message.domain, summarise(message.task_definition)))
+            raise TaskError(ErrorType.INVALID_REQUEST, text)
+        await self.do(operations.Desire(message.task_guid, message.domain, summarise(message.task_definition)))
         return b""
 
     async def _start_task(self, message: bbs_pb2.StartTaskRequest) -> bytes:
         again = message.task_guid in self.tasks and self.tasks[message.task_guid].cell_id == message.cell_id
-        await self.do(lifecycle.Start(message.task_guid, message.cell_id))
+        await self.do(operations.Start(message.task_guid, message.cell_id))
         return bbs_pb2.StartTaskResponse(should_start=not again).SerializeToString()
 
     async def _cancel_task(self, message: bbs_pb2.TaskGuidRequest) -> bytes:
-        await self.do(lifecycle.Cancel(message.task_guid))
+        await self.do(operations.Cancel(message.task_guid))
         return b""
 
     async def _fail_task(self, message: bbs_pb2.FailTaskRequest) -> bytes:
-        await self.do(lifecycle.Fail(message.task_guid, message.failure_reason))
+        await self.do(operations.Fail(message.task_guid, message.failure_reason))
         return b""
 
     async def _reject_task(self, message: bbs_pb2.RejectTaskRequest) -> bytes:
-        await self.do(lifecycle.Reject(message.task_guid, message.rejection_reason))
+        await self.do(operations.Reject(message.task_guid, message.rejection_reason))
         return b""
 
     async def _complete_task(self, message: bbs_pb2.CompleteTaskRequest) -> bytes:
         await self.do(
-            lifecycle.Complete(
+            operations.Complete(
                 message.task_guid, message.cell_id, message.failed, message.failure_reason, message.result
             )
         )
         return b""
 
     async def _resolving_task(self, message: bbs_pb2.TaskGuidRequest) -> bytes:
-        await self.do(lifecycle.Resolving(message.task_guid))
+        await self.do(operations.Resolving(message.task_guid))
         return b""
 
     async def _delete_task(self, message: bbs_pb2.TaskGuidRequest) -> bytes:
-        await self.do(lifecycle.Delete(message.task_guid))
+        await self.do(operations.Delete(message.task_guid))
         return b""
 
 
@@ -305,6 +368,20 @@ async def board() -> AsyncIterator[FakeBoard]:
 
 
 @pytest.fixture
+async def make_board() -> AsyncIterator[Callable[[], Awaitable[FakeBoard]]]:
+    """Makes more boards."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def make() -> FakeBoard:
+            board = FakeBoard()
+            await board.open()
+            stack.push_async_callback(board.close)
+            return board
+
+        yield make
+
+
+@pytest.fixture
 async def client(board: FakeBoard) -> AsyncIterator[AsyncClient]:
     async with AsyncClient(board.url, timeout_seconds=5) as client:
         yield client
@@ -323,7 +400,7 @@ def definition() -> TaskDefinition:
 
 @pytest.fixture(autouse=True)
 def _short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (transport, waits):
+    for module in (following, transport, waits):
         monkeypatch.setattr(module, "RETRY_DELAY_SECONDS", 0.01)
     monkeypatch.setattr("bulletin.client.subscriptions.RETRY_INTERVAL_SECONDS", 0.01)
 

@@ -13,6 +13,7 @@ from bulletin import (
     BoardFault,
     BoardTimeout,
     BoardUnreachable,
+    CallbackAttempt,
     Cell,
     InvalidRequest,
     InvalidTransition,
@@ -28,8 +29,9 @@ from bulletin import (
     read_definition,
 )
 from bulletin.core.errors import ErrorType, TaskError
+from bulletin.core.operations import Cancel, Desire, RecordAttempts, Resolving
 from bulletin.wire.proto import bbs_pb2
-from bulletin.wire.tasks import encode_task
+from bulletin.wire.tasks import encode_definition, encode_task, summarise
 
 DESIRE = "/v1/tasks/desire.r2"
 PING = "/v1/ping"
@@ -163,20 +165,20 @@ async def test_transport_failures_are_tried_again(board, client, fault):
 
 
 @pytest.mark.parametrize(
-    ("fault", "words"),
+    ("fault", "words", "hint"),
     [
-        ("drop", "cannot be reached"),
-        (404, "it answered 404 text/plain to /v1/ping: is it a board"),
-        (503, "it answered 503"),
-        ("garbage", "its answer to /v1/ping cannot be read"),
-        ("router", "a router on the way says 'unknown_route'"),
+        ("drop", "cannot be reached", "bulletin up"),
+        (404, "it answered 404 text/plain to /v1/ping: is it a board", "bulletin up"),
+        (503, "it answered 503: it is not serving now", "another board is taking over"),
+        ("garbage", "its answer to /v1/ping cannot be read", "bulletin up"),
+        ("router", "a router on the way says 'unknown_route'", "bulletin up"),
     ],
 )
-async def test_three_attempts_and_no_more(board, client, fault, words):
+async def test_three_attempts_and_no_more(board, client, fault, words, hint):
     board.order(PING, *[fault] * 4)
     with pytest.raises(BoardUnreachable, match=words) as failed:
         await client.ping()
-    assert "bulletin up" in failed.value.hint
+    assert hint in failed.value.hint
     assert board.count(PING) == 3
 
 
@@ -304,6 +306,39 @@ async def test_output_that_cannot_be_read(board, client):
     board.order("/v1/tasks/g/output", *["drop"] * 9)
     with pytest.raises(BoardUnreachable):
         await client.output("g")
+
+
+ATTEMPTS = (CallbackAttempt(5, 7, 503, "status 503"), CallbackAttempt(6, 8, 0, "connection refused"))
+
+
+async def resolving(board, definition, guid="g"):
+    await board.do(Desire(guid, "d", summarise(encode_definition(definition))))
+    for operation in (Cancel(guid), Resolving(guid), RecordAttempts(guid, ATTEMPTS)):
+        await board.do(operation)
+
+
+async def test_callback_attempts(board, client, definition):
+    await resolving(board, definition)
+    assert await client.callback_attempts("g") == list(ATTEMPTS)
+    await board.do(Desire("other", "d", summarise(encode_definition(definition))))
+    assert await client.callback_attempts("other") == []
+    with pytest.raises(TaskNotFound):
+        await client.callback_attempts("none")
+
+
+async def test_callback_attempts_of_a_board_that_keeps_none(board, client):
+    board.order("/v1/tasks/g/callbacks", 404)
+    assert await client.callback_attempts("g") == []
+
+
+async def test_callback_attempts_that_cannot_be_read(board, client, definition):
+    await resolving(board, definition)
+    board.order("/v1/tasks/g/callbacks", 500)
+    with pytest.raises(BoardFault, match="it answered 500"):
+        await client.callback_attempts("g")
+    board.tasks["g"] = replace(board.tasks["g"], attempts=(CallbackAttempt("5", 7, 503, "x"),))
+    with pytest.raises(BoardFault, match="the callback attempts cannot be read"):
+        await client.callback_attempts("g")
 
 
 async def test_a_task_of_an_unknown_state_is_a_fault_of_the_board(board, client, definition, monkeypatch):

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from bulletin import AsyncClient, Client, TaskExists, TaskNotFound, TaskState, WaitTimeout
-from bulletin.core.lifecycle import Cancel, Desire
+from bulletin.core.operations import Cancel, Desire
 from bulletin.wire.tasks import encode_definition, summarise
 
 STREAM = "/v1/events/tasks.r1"
@@ -24,9 +24,11 @@ def public(kind: type) -> dict[str, object]:
 def test_every_method_has_its_twin_with_the_same_face():
     ours, theirs = public(Client), public(AsyncClient)
     assert {*ours} - {"close"} == {*theirs} - {"aclose"}
-    for name in {*ours} - {"close", "url", "events"}:
+    for name in {*ours} - {"close", "url"}:
         mine, other = inspect.signature(ours[name]), inspect.signature(theirs[name])
         assert mine.parameters == other.parameters, name
+        if name in {"events", "follow"}:
+            continue  # an iterator here, an asynchronous one there
         assert typing.get_type_hints(ours[name]) == typing.get_type_hints(theirs[name]), name
     mine, other = inspect.signature(Client.__init__), inspect.signature(AsyncClient.__init__)
     assert mine.parameters == other.parameters
@@ -50,6 +52,7 @@ async def test_a_task_from_desire_to_delete(board, blocking, definition):
         blocking.complete("g", "c", result="r")
         assert blocking.wait("g").result == "r"
         blocking.resolving("g")
+        assert blocking.callback_attempts("g") == []
         blocking.delete("g")
         with pytest.raises(TaskNotFound):
             blocking.cancel("g")

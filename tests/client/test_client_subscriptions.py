@@ -9,7 +9,7 @@ import socket
 import pytest
 
 from bulletin import BoardUnreachable, Refused, TaskChanged, TaskCreated, TaskRemoved
-from bulletin.core.lifecycle import Cancel, Delete, Desire, Resolving
+from bulletin.core.operations import Cancel, Delete, Desire, Resolving
 from bulletin.wire.tasks import encode_definition, summarise
 
 STREAM = "/v1/events/tasks.r1"

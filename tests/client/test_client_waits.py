@@ -19,7 +19,7 @@ from bulletin import (
 )
 from bulletin.client import waits
 from bulletin.client.waits import Wait
-from bulletin.core.lifecycle import (
+from bulletin.core.operations import (
     Cancel,
     Complete,
     Delete,
@@ -362,8 +362,8 @@ async def test_a_busy_board_is_asked_for_the_stream_again(board, client, definit
 
 
 async def test_a_stream_that_is_refused_for_good(board, client, definition):
-    board.order(STREAM, 403)
-    with pytest.raises(Refused, match=r"bad response from event source: 403"):
+    board.order(STREAM, 404)
+    with pytest.raises(Refused, match=r"bad response from event source: 404"):
         await client.run(definition, guid="g")
     assert board.requests == [STREAM]
 

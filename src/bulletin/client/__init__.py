@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         BoardFault,
         BoardTimeout,
         BoardUnreachable,
+        Forbidden,
         InvalidRequest,
         InvalidTransition,
         OutputNotFound,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
         TaskNotFound,
         WaitTimeout,
     )
-    from bulletin.client.values import Cell, Outcome, OutputLine
+    from bulletin.client.values import Cell, Followed, Missed, Outcome, OutputLine
 
 __all__ = [
     "DEFAULT_URL",
@@ -38,8 +39,11 @@ __all__ = [
     "BoardUnreachable",
     "Cell",
     "Client",
+    "Followed",
+    "Forbidden",
     "InvalidRequest",
     "InvalidTransition",
+    "Missed",
     "Outcome",
     "OutputLine",
     "OutputNotFound",
@@ -59,6 +63,8 @@ _MODULES = {
     "Client": "blocking",
     "read_definition": "definitions",
     "Cell": "values",
+    "Followed": "values",
+    "Missed": "values",
     "Outcome": "values",
     "OutputLine": "values",
 }

@@ -7,15 +7,16 @@ import contextlib
 import json
 import ssl as tls
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 from urllib.parse import quote
 
 from google.protobuf.message import Message
 
+from bulletin.client.decoding import read_attempt, read_cell, read_line, read_reason, read_task, write_definition
 from bulletin.client.errors import (
-    BoardFault,
     InvalidRequest,
     OutputNotFound,
     TaskExists,
@@ -23,59 +24,83 @@ from bulletin.client.errors import (
     WaitTimeout,
     refusal,
 )
+from bulletin.client.following import Following
 from bulletin.client.subscriptions import follow
 from bulletin.client.transport import Transport
-from bulletin.client.values import Cell, Outcome, OutputLine
+from bulletin.client.values import Cell, Followed, Outcome, OutputLine
 from bulletin.client.waits import RECONNECT_SECONDS, Wait, Waits
 from bulletin.core.definition import TaskDefinition
-from bulletin.core.errors import ErrorType, TaskError
-from bulletin.core.lifecycle import Event
-from bulletin.core.model import Task
+from bulletin.core.errors import ErrorType
+from bulletin.core.model import CallbackAttempt, Task
+from bulletin.core.operations import Event
+from bulletin.trust.contexts import client_context
+from bulletin.trust.files import TlsFiles
 from bulletin.wire.proto import bbs_pb2
-from bulletin.wire.tasks import decode_task, encode_definition, parse_definition
+from bulletin.wire.tasks import parse_definition
 
-__all__ = ["DEFAULT_URL", "AsyncClient"]
+__all__ = ["DEFAULT_URL", "FAILOVER_SECONDS", "AsyncClient"]
 
 #: Where ``bulletin up`` and ``bulletin board`` listen unless told otherwise.
 DEFAULT_URL: Final = "http://127.0.0.1:8889"
 _TIMEOUT_SECONDS: Final = 30.0
 _ATTEMPTS: Final = 3
+#: A standby that takes over needs its predecessor's lease to run out (3 s) and the tasks to be loaded.
+FAILOVER_SECONDS: Final = 15.0
 
 
 class AsyncClient:
-    """A client of one board, for use in one event loop.
+    """A client of a board and its standbys, for use in one event loop.
 
     ``async with AsyncClient() as client: outcome = await client.run(definition)``. Connections are opened when they are
     first needed and kept; leaving the block (or ``aclose``) closes them.
 
     Args:
-        url: the board, ``http://`` or ``https://``.
+        url: the board, ``http://`` or ``https://``; several, separated by commas or as a sequence, if it has standbys.
+            The one that answered last is asked first, the next one when it refuses, is silent, or answers 503.
         timeout_seconds: for one attempt of one call, from the connection to the last byte.
-        retries: attempts of one call in all; a failure of transport is tried again after 0.5 s, an error in an answer
-            never (board-api.md 1.4).
-        ssl: for https: the authorities to trust, and the client's certificate.
-        reconnect_seconds: how long ``wait`` and ``run`` bear a board that went away.
+        retries: how often a call asks each board; a failure of transport is tried again after 0.5 s, an error in an
+            answer never (board-api.md 1.4).
+        failover_seconds: with several boards, how long a call goes on asking them in turn at least.
+        reconnect_seconds: how long ``wait``, ``run`` and ``follow`` bear that no board answers.
+        ca: for https: the authorities to trust, a PEM file; None trusts the machine's.
+        cert: for https: our certificate, a PEM file; needs ``ca``.
+        key: the certificate's key, a PEM file; None looks for it in ``cert``.
+        ssl: for https, instead of the three files.
 
-    Every method but ``events`` may raise ``BoardUnreachable`` (no answer) and ``Refused`` (an error in the answer);
-    those named in a method are kinds of the latter to be expected there.
+    Every method but ``events`` and ``follow`` may raise ``BoardUnreachable`` (no answer) and ``Refused`` (an error in
+    the answer, ``Forbidden`` for want of a role); those named in a method are kinds of the latter to be expected there.
+
+    Raises:
+        ValueError: an argument makes no sense.
+        TrustError: a file cannot be used.
     """
 
     def __init__(
         self,
-        url: str = DEFAULT_URL,
+        url: str | Sequence[str] = DEFAULT_URL,
         *,
         timeout_seconds: float = _TIMEOUT_SECONDS,
         retries: int = _ATTEMPTS,
-        ssl: tls.SSLContext | None = None,
+        failover_seconds: float = FAILOVER_SECONDS,
         reconnect_seconds: float = RECONNECT_SECONDS,
+        ca: Path | str | None = None,
+        cert: Path | str | None = None,
+        key: Path | str | None = None,
+        ssl: tls.SSLContext | None = None,
     ) -> None:
-        self._transport = Transport(url, timeout_seconds=timeout_seconds, retries=retries, ssl=ssl)
+        self._transport = Transport(
+            url,
+            timeout_seconds=timeout_seconds,
+            retries=retries,
+            failover_seconds=failover_seconds,
+            ssl=_choose_context(ssl, ca, cert, key),
+        )
         self._reconnect_seconds = reconnect_seconds
         self._waits: Waits | None = None
 
     @property
     def url(self) -> str:
-        """The board's."""
+        """Of the board that is asked first: the one that answered last."""
         return self._transport.url
 
     async def __aenter__(self) -> Self:
@@ -110,7 +135,7 @@ class AsyncClient:
             InvalidRequest: ``problems`` names what is wrong.
             TaskExists: there is a task of that guid.
         """
-        message = _encode(definition)
+        message = write_definition(definition)
         request = bbs_pb2.DesireTaskRequest(task_definition=message, task_guid=guid, domain=domain)
         try:
             await self._lifecycle("/v1/tasks/desire.r2", request, guid)
@@ -128,13 +153,13 @@ class AsyncClient:
         answer = await self._transport.call(
             "/v1/tasks/get_by_task_guid.r3", request, bbs_pb2.TaskResponse, subject=guid
         )
-        return _decode(answer.task)
+        return read_task(answer.task)
 
     async def tasks(self, domain: str = "", cell_id: str = "") -> list[Task]:
         """All tasks, or those of a domain, of a cell, or of both; in no particular order."""
         request = bbs_pb2.TasksRequest(domain=domain, cell_id=cell_id)
         answer = await self._transport.call("/v1/tasks/list.r3", request, bbs_pb2.TasksResponse)
-        return [_decode(task) for task in answer.tasks]
+        return [read_task(task) for task in answer.tasks]
 
     async def cancel(self, guid: str) -> None:
         """End a task that has not ended: it is Completed at once, failed with ``task was cancelled``.
@@ -265,13 +290,32 @@ class AsyncClient:
         path = f"/v1/tasks/{quote(guid, safe='')}/output"
         status, content_type, body = await self._transport.get(path)
         if status == _NOT_FOUND:
-            raise OutputNotFound(guid, _not_found_reason(content_type, body))
+            raise OutputNotFound(guid, read_reason(content_type, body))
         if status != _OK or content_type != "application/x-ndjson":
             raise refusal(0, f"it answered {status} {content_type} to {path}", self.url)
         try:
-            return [_read_line(line) for line in body.split(b"\n") if line]
+            return [read_line(line) for line in body.split(b"\n") if line]
         except (ValueError, KeyError, TypeError) as error:
             raise refusal(ErrorType.INVALID_JSON, "the kept output cannot be read", guid) from error
+
+    async def callback_attempts(self, guid: str) -> list[CallbackAttempt]:
+        """The newest attempts to tell a task's outcome to its callback, oldest first; a BBS keeps none.
+
+        Raises:
+            TaskNotFound: there is no such task.
+        """
+        path = f"/v1/tasks/{quote(guid, safe='')}/callbacks"
+        status, content_type, body = await self._transport.get(path)
+        if status == _NOT_FOUND:
+            if content_type == "application/json":
+                raise refusal(ErrorType.RESOURCE_NOT_FOUND, read_reason(content_type, body), guid)
+            return []  # a server without the route
+        if status != _OK or content_type != "application/json":
+            raise refusal(0, f"it answered {status} {content_type} to {path}", self.url)
+        try:
+            return [read_attempt(attempt) for attempt in json.loads(body)["attempts"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise refusal(ErrorType.INVALID_JSON, "the callback attempts cannot be read", guid) from error
 
     # -- everything else -----------------------------------------------------------------------------------------
 
@@ -297,7 +341,7 @@ class AsyncClient:
     async def cells(self) -> list[Cell]:
         """The cells that are present."""
         answer = await self._transport.call("/v1/cells/list.r1", None, bbs_pb2.CellsResponse)
-        return [_read_cell(cell) for cell in answer.cells]
+        return [read_cell(cell) for cell in answer.cells]
 
     async def events(self) -> AsyncGenerator[Event, None]:
         """Every event of every task from now on, each ``TaskCreated``, ``TaskChanged`` or ``TaskRemoved``.
@@ -309,6 +353,27 @@ class AsyncClient:
             BoardUnreachable: four connections failed in a row. A board that answers 503 is asked again for ever.
         """
         async with contextlib.aclosing(follow(self._transport)) as events:
+            async for event in events:
+                yield event
+
+    async def follow(self, *, guid: str = "", domain: str = "", after: str = "") -> AsyncGenerator[Followed, None]:
+        """Events of tasks, resumed exactly after every cut, restart or takeover; what cannot be is told.
+
+        A board of Bulletin keeps its last events (4,096 unless configured) and gives those that a subscriber has not
+        had. Where it cannot, ``Missed`` comes in their place: the subscriber was away for longer, another board took
+        over, or the board is a BBS, which keeps none. The iterator does not end by itself.
+
+        Args:
+            guid: only events of this task.
+            domain: only events of tasks of this domain.
+            after: ``Followed.position`` of the last event that is known, from whatever client; empty begins with what
+                happens from now on.
+
+        Raises:
+            BoardUnreachable: no board answered for ``reconnect_seconds``.
+        """
+        following = Following(self._transport, self._reconnect_seconds, guid=guid, domain=domain, after=after)
+        async with contextlib.aclosing(following.events()) as events:
             async for event in events:
                 yield event
 
@@ -334,6 +399,23 @@ class AsyncClient:
         return self._waits
 
 
+def _choose_context(
+    context: tls.SSLContext | None, ca: Path | str | None, cert: Path | str | None, key: Path | str | None
+) -> tls.SSLContext | None:
+    """The context that the arguments of a client ask for; None: the machine's authorities, no certificate of ours."""
+    if context is not None:
+        if (ca, cert, key) != (None, None, None):
+            raise ValueError("ssl stands in for ca, cert and key: pass the one or the others")
+        return context
+    if cert is None:
+        if key is not None:
+            raise ValueError("key needs cert: pass the certificate of the key too")
+        return None if ca is None else client_context(None, Path(ca))
+    if ca is None:
+        raise ValueError("cert needs ca: pass the authority that signed the board's certificate too")
+    return client_context(TlsFiles(Path(ca), Path(cert), Path(cert if key is None else key)))
+
+
 _OK: Final = 200
 _NOT_FOUND: Final = 404
 
@@ -346,51 +428,3 @@ async def _ended(wait: Wait, timeout_seconds: float | None) -> Task:
         if timeout_seconds is None or not deadline.expired():
             raise
         raise WaitTimeout(wait.guid, timeout_seconds) from error
-
-
-def _encode(definition: TaskDefinition) -> bbs_pb2.TaskDefinition:
-    try:
-        return encode_definition(definition)
-    except TaskError as error:
-        raise refusal(error.type, error.message) from error
-    except ValueError as error:
-        raise InvalidRequest(ErrorType.INVALID_REQUEST, str(error)) from error
-
-
-def _decode(message: bbs_pb2.Task) -> Task:
-    try:
-        return decode_task(message)
-    except TaskError as error:
-        raise BoardFault(error.type, error.message, subject=message.task_guid) from error
-
-
-def _read_cell(message: bbs_pb2.CellPresence) -> Cell:
-    providers = {provider.name: frozenset(provider.properties) for provider in message.rootfs_providers}
-    return Cell(
-        cell_id=message.cell_id,
-        zone=message.zone,
-        memory_mb=message.capacity.memory_mb,
-        disk_mb=message.capacity.disk_mb,
-        containers=message.capacity.containers,
-        arbitrary_rootfs=frozenset(name for name, members in providers.items() if not members),
-        fixed_rootfs={name: members for name, members in providers.items() if members},
-        placement_tags=frozenset(message.placement_tags),
-        optional_placement_tags=frozenset(message.optional_placement_tags),
-        rep_url=message.rep_url,
-    )
-
-
-def _read_line(line: bytes) -> OutputLine:
-    value = json.loads(line)
-    stream = value["stream"]
-    if stream not in {"out", "err"}:
-        msg = "neither out nor err"
-        raise ValueError(msg)
-    return OutputLine(int(value["time_ns"]), stream, str(value["source"]), str(value["text"]))
-
-
-def _not_found_reason(content_type: str, body: bytes) -> str:
-    if content_type == "application/json":
-        with contextlib.suppress(ValueError, TypeError, KeyError):
-            return str(json.loads(body)["error"])
-    return "this board does not keep any"

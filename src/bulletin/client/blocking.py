@@ -11,16 +11,17 @@ import asyncio
 import concurrent.futures
 import ssl as tls
 import threading
-from collections.abc import AsyncGenerator, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
-from bulletin.client.aio import DEFAULT_URL, AsyncClient
-from bulletin.client.values import Cell, Outcome, OutputLine
+from bulletin.client.aio import DEFAULT_URL, FAILOVER_SECONDS, AsyncClient
+from bulletin.client.values import Cell, Followed, Outcome, OutputLine
 from bulletin.core.definition import TaskDefinition
-from bulletin.core.lifecycle import Event
-from bulletin.core.model import Task
+from bulletin.core.model import CallbackAttempt, Task
+from bulletin.core.operations import Event
 
 __all__ = ["Client"]
 
@@ -28,7 +29,7 @@ _T = TypeVar("_T")
 
 
 class Client:
-    """A client of one board for ordinary, blocking code.
+    """A client of a board and its standbys for ordinary, blocking code.
 
     ``with Client() as client: outcome = client.run(definition)``. Arguments, results and errors are those of
     ``AsyncClient``. Leaving the block (or ``close``) closes every connection and ends the thread.
@@ -36,15 +37,27 @@ class Client:
 
     def __init__(
         self,
-        url: str = DEFAULT_URL,
+        url: str | Sequence[str] = DEFAULT_URL,
         *,
         timeout_seconds: float = 30.0,
         retries: int = 3,
-        ssl: tls.SSLContext | None = None,
+        failover_seconds: float = FAILOVER_SECONDS,
         reconnect_seconds: float = 60.0,
+        ca: Path | str | None = None,
+        cert: Path | str | None = None,
+        key: Path | str | None = None,
+        ssl: tls.SSLContext | None = None,
     ) -> None:
         self._client = AsyncClient(
-            url, timeout_seconds=timeout_seconds, retries=retries, ssl=ssl, reconnect_seconds=reconnect_seconds
+            url,
+            timeout_seconds=timeout_seconds,
+            retries=retries,
+            failover_seconds=failover_seconds,
+            reconnect_seconds=reconnect_seconds,
+            ca=ca,
+            cert=cert,
+            key=key,
+            ssl=ssl,
         )
         self._lock = threading.Lock()
         self._running: _Running | None = None
@@ -52,7 +65,7 @@ class Client:
 
     @property
     def url(self) -> str:
-        """The board's."""
+        """See ``AsyncClient.url``."""
         return self._client.url
 
     def __enter__(self) -> Self:
@@ -139,6 +152,10 @@ class Client:
         """See ``AsyncClient.output``."""
         return self._call(self._client.output(guid))
 
+    def callback_attempts(self, guid: str) -> list[CallbackAttempt]:
+        """See ``AsyncClient.callback_attempts``."""
+        return self._call(self._client.callback_attempts(guid))
+
     # -- everything else -----------------------------------------------------------------------------------------
 
     def ping(self) -> bool:
@@ -159,16 +176,22 @@ class Client:
 
     def events(self) -> Iterator[Event]:
         """See ``AsyncClient.events``; close the iterator, or let it go, to end the subscription."""
-        events = self._client.events()
+        return self._iterate(self._client.events())
+
+    def follow(self, *, guid: str = "", domain: str = "", after: str = "") -> Iterator[Followed]:
+        """See ``AsyncClient.follow``; close the iterator, or let it go, to end the subscription."""
+        return self._iterate(self._client.follow(guid=guid, domain=domain, after=after))
+
+    # -- the thread ----------------------------------------------------------------------------------------------
+
+    def _iterate(self, values: AsyncGenerator[_T, None]) -> Iterator[_T]:
         try:
-            while (event := self._call(_next(events))) is not None:
-                yield event
+            while (value := self._call(_next(values))) is not None:
+                yield value
         finally:
             # A closed client has ended it already.
             if not self._closed:
-                self._call(events.aclose())
-
-    # -- the thread ----------------------------------------------------------------------------------------------
+                self._call(values.aclose())
 
     def _call(self, work: Coroutine[object, object, _T]) -> _T:
         try:
@@ -218,5 +241,5 @@ async def _serve(
     await client.aclose()
 
 
-async def _next(events: AsyncGenerator[Event, None]) -> Event | None:
-    return await anext(events, None)
+async def _next(values: AsyncGenerator[_T, None]) -> _T | None:
+    return await anext(values, None)

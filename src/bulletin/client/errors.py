@@ -17,6 +17,7 @@ __all__ = [
     "BoardFault",
     "BoardTimeout",
     "BoardUnreachable",
+    "Forbidden",
     "InvalidRequest",
     "InvalidTransition",
     "OutputNotFound",
@@ -27,6 +28,7 @@ __all__ = [
     "TaskGone",
     "TaskNotFound",
     "WaitTimeout",
+    "forbidden",
     "refusal",
 ]
 
@@ -52,7 +54,7 @@ class BoardUnreachable(BoardError):
     """No usable answer came after every attempt; whether the call had its effect is not known.
 
     Attributes:
-        url: the board that was asked.
+        url: the board that was asked; several, separated by commas, when there were several.
     """
 
     def __init__(self, url: str, cause: str, hint: str | None = None) -> None:
@@ -92,7 +94,7 @@ class Refused(BoardError):
         self.repeated = False
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _restore_refusal, (self.type, self.text, self.subject)
+        return _restore_refusal, (type(self), self.type, self.text, self.subject)
 
 
 class TaskNotFound(Refused):
@@ -158,6 +160,12 @@ class RunningOnAnotherCell(Refused):
         match = re.fullmatch(r"Running on cell (.*) not (.*)", text, re.DOTALL)
         self.actual = match[1] if match else ""
         self.requested = match[2] if match else ""
+
+
+class Forbidden(Refused):
+    """Our certificate has no role that may do this; the text names the roles that may (design promise S14)."""
+
+    advice = "call with a certificate that has such a role (--cert, --key)"
 
 
 class ResourceConflict(Refused):
@@ -235,5 +243,10 @@ def refusal(type_number: int, text: str, subject: str = "") -> Refused:
     return _KINDS.get(kind, BoardFault)(kind, text or "the board gave no reason", subject=subject)
 
 
-def _restore_refusal(type_number: int, text: str, subject: str) -> Refused:
-    return refusal(type_number, text, subject)
+def forbidden(text: str) -> Forbidden:
+    """The error for an answer 403, whose text is in a message of the wire or plain."""
+    return Forbidden(ErrorType.INVALID_REQUEST, text.strip() or "the board gave no reason")
+
+
+def _restore_refusal(kind: type[Refused], error_type: ErrorType, text: str, subject: str) -> Refused:
+    return kind(error_type, text, subject=subject)

@@ -7,10 +7,13 @@ import logging
 from collections.abc import AsyncGenerator
 from typing import Final
 
+from bulletin.client.boards import Patience
 from bulletin.client.errors import BoardError, BoardUnreachable, refusal
-from bulletin.client.transport import EventStream, StreamCut, StreamRefused, Transport
+from bulletin.client.failures import StreamCut, StreamRefused
+from bulletin.client.streams import EventStream
+from bulletin.client.transport import Transport
 from bulletin.core.errors import TaskError
-from bulletin.core.lifecycle import Event
+from bulletin.core.operations import Event
 from bulletin.wire.events import RawEvent, decode_event
 
 __all__ = ["EVENTS_PATH", "RETRY_INTERVAL_SECONDS", "follow", "refused_stream", "subscribe", "understand"]
@@ -20,8 +23,8 @@ EVENTS_PATH: Final = "/v1/events/tasks.r1"
 RETRY_INTERVAL_SECONDS: Final = 1.0
 #: What a server may ask for at most.
 _RETRY_INTERVAL_SECONDS_MAX: Final = 60.0
-#: Connections that may fail in a row, after the first (board-api.md 11.4).
-_RECONNECTS_MAX: Final = 3
+#: Connections that may fail in a row: one, and three more (board-api.md 11.4).
+_CONNECTIONS: Final = 4
 
 
 _log = logging.getLogger("bulletin.client")
@@ -34,12 +37,18 @@ async def follow(transport: Transport) -> AsyncGenerator[Event, None]:
     understood is logged and left out.
 
     Raises:
-        BoardUnreachable: four connections failed in a row.
+        BoardUnreachable: four connections failed in a row, and with several boards the failover time has passed.
         Refused: the board answered with a status that will not change by waiting.
     """
     last_event_id, interval = "", RETRY_INTERVAL_SECONDS
     while True:
-        stream = await subscribe(transport, last_event_id, interval)
+        try:
+            patience = transport.patience(_CONNECTIONS)
+            stream = await subscribe(
+                transport, EVENTS_PATH, patience, interval, last_event_id=last_event_id, bears_busy=True
+            )
+        except StreamRefused as error:
+            raise refused_stream(transport.url, error) from error
         with stream:
             try:
                 async for raw in stream:
@@ -55,23 +64,46 @@ async def follow(transport: Transport) -> AsyncGenerator[Event, None]:
         await asyncio.sleep(interval)
 
 
-async def subscribe(transport: Transport, last_event_id: str, interval_seconds: float) -> EventStream:
-    """Open a stream as the Go event source does: three more tries for a dead address, for ever for a busy board.
+async def subscribe(
+    transport: Transport,
+    path: str,
+    patience: Patience,
+    interval_seconds: float,
+    *,
+    method: str = "POST",
+    last_event_id: str = "",
+    bears_busy: bool = False,
+) -> EventStream:
+    """Open a stream, however many attempts that takes.
+
+    Args:
+        transport: to the boards.
+        path: of the stream.
+        patience: with boards that cannot be reached.
+        interval_seconds: between attempts.
+        method: of HTTP.
+        last_event_id: for ``Last-Event-Id``.
+        bears_busy: whether a board that answers 500, 502, 503 or 504 is asked again for ever, as the Go event source
+            does; otherwise that is one more failed attempt.
 
     Raises:
-        BoardUnreachable, Refused: as ``follow``.
+        StreamRefused: the answer is one that will not change by waiting.
+        BoardUnreachable: patience is spent.
+        Forbidden: we may not listen.
     """
-    failures = 0
     while True:
+        is_busy = False
         try:
-            return await transport.stream(EVENTS_PATH, last_event_id)
+            return await transport.stream(path, last_event_id, method=method)
         except StreamRefused as error:
             if not error.is_temporary:
-                raise refused_stream(transport.url, error) from error
-        except BoardUnreachable:
-            failures += 1
-            if failures > _RECONNECTS_MAX:
                 raise
+            is_busy = bears_busy
+            failure: BoardError = BoardUnreachable(transport.url, str(error))
+        except BoardUnreachable as error:
+            failure = error
+        if not is_busy and patience.is_spent():
+            raise failure
         await asyncio.sleep(interval_seconds)
 
 

@@ -1,9 +1,10 @@
 """Calls to a board over HTTP: protobuf out, protobuf in, tried again as the Go client does (board-api.md 1.2 to 1.4).
 
 Rules: an answer is protobuf by its content type, whatever its status; everything else (no connection, a timeout, any
-other content type, a body that cannot be read) is a failed attempt, and the next one follows after
-``RETRY_DELAY_SECONDS``. An error inside a protobuf answer is never retried. Known wart, the wire's own: a POST whose
-answer was lost is sent again, so a refusal may be the echo of the first try; ``Refused.repeated`` marks those.
+other content type, a body that cannot be read) is a failed attempt. The next attempt goes to the next board at once,
+and after ``RETRY_DELAY_SECONDS`` when all boards were asked. An error inside a protobuf answer is never retried. Known
+wart, the wire's own: a POST whose answer was lost is sent again, so a refusal may be the echo of the first try;
+``Refused.repeated`` marks those.
 
 Connections are kept open and reused (asyncio sets TCP_NODELAY on them), so a call on an idle client costs one round
 trip.
@@ -13,24 +14,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import ssl as tls
-from collections.abc import AsyncIterator
-from types import TracebackType
-from typing import Final, Self, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Final, TypeVar
 
 import aiohttp
 from google.protobuf.message import DecodeError, Message
-from yarl import URL
 
-from bulletin.client.errors import BoardTimeout, BoardUnreachable, refusal
+from bulletin.client.boards import Board, Boards, Patience
+from bulletin.client.errors import BoardTimeout, BoardUnreachable, forbidden, refusal
+from bulletin.client.failures import AttemptFailed, Problem, StreamRefused, explain
+from bulletin.client.streams import EventStream
 from bulletin.core import limits
-from bulletin.core.errors import TaskError
 from bulletin.wire.codec import PROTOBUF
-from bulletin.wire.events import EventParser, RawEvent
 from bulletin.wire.proto import bbs_pb2
 
-__all__ = ["RETRY_DELAY_SECONDS", "EventStream", "StreamCut", "StreamRefused", "Transport"]
+__all__ = ["RETRY_DELAY_SECONDS", "Transport"]
 
 #: Between attempts, as the Go client waits (board-api.md 1.4).
 RETRY_DELAY_SECONDS: Final = 0.5
@@ -38,72 +37,74 @@ RETRY_DELAY_SECONDS: Final = 0.5
 _CONNECT_SECONDS: Final = 5.0
 #: Idle connections are dropped before the server's 120 s, so that no POST races with its close (board-api.md 1.1).
 _KEEPALIVE_SECONDS: Final = 90.0
-#: A silent stream whose peer vanished is found out after the first of these plus count times the second.
-_PROBE_AFTER_SECONDS: Final = 30
-_PROBE_INTERVAL_SECONDS: Final = 10
-_PROBE_COUNT: Final = 3
+#: With standbys, a stream that is silent for so long is on a board that no longer leads: three heartbeats of a board.
+_STREAM_SILENCE_SECONDS: Final = 45.0
+#: Of an answer that is only a reason.
+_REASON_BYTES_MAX: Final = 2048
+#: "Not now", and the next attempt, or the next board, may have more luck.
+_LATER: Final = frozenset({502, 503, 504})
 
 
 _M = TypeVar("_M", bound=Message)
-
-
-class StreamCut(Exception):
-    """An event stream broke off, as opposed to an orderly end."""
-
-
-class StreamRefused(Exception):
-    """The board answered a request for a stream with something else.
-
-    Attributes:
-        status: of HTTP. 500, 502, 503 and 504 mean "later" (board-api.md 11.4).
-    """
-
-    def __init__(self, status: int) -> None:
-        super().__init__(f"it answered {status} to a request for events")
-        self.status = status
-        self.is_temporary = status in {500, 502, 503, 504}
-
-
-class _AttemptFailed(Exception):
-    """No usable answer from one attempt."""
-
-    def __init__(self, cause: str, *, delivered: bool, timed_out: bool = False) -> None:
-        super().__init__(cause)
-        self.cause = cause
-        #: Whether the board may have received the request.
-        self.delivered = delivered
-        self.timed_out = timed_out
+_T = TypeVar("_T")
 
 
 class Transport:
-    """One board's address and the connections to it. Belongs to one event loop."""
+    """The addresses of a board and its standbys, and the connections to them. Belongs to one event loop.
 
-    def __init__(self, url: str, *, timeout_seconds: float, retries: int, ssl: tls.SSLContext | None) -> None:
-        parsed = URL(url)
-        if parsed.scheme not in {"http", "https"} or not parsed.host:
-            msg = f"{url!r} is not the URL of a board; write for example http://127.0.0.1:8889"
-            raise ValueError(msg)
+    Args:
+        urls: see ``Boards``.
+        timeout_seconds: for one attempt.
+        retries: how often each board is asked.
+        failover_seconds: with several boards, how long they are asked in turn at least.
+        ssl: for https.
+    """
+
+    def __init__(
+        self,
+        urls: str | Sequence[str],
+        *,
+        timeout_seconds: float,
+        retries: int,
+        failover_seconds: float,
+        ssl: tls.SSLContext | None,
+    ) -> None:
         if retries < 1:
             msg = f"retries is the number of attempts and must be 1 or more, not {retries}"
             raise ValueError(msg)
         if timeout_seconds <= 0:
             msg = f"timeout_seconds must be more than 0, not {timeout_seconds}"
             raise ValueError(msg)
-        #: Without the trailing slash, which would make every path unknown (board-api.md 1.1).
-        self.url = url.rstrip("/")
-        self.retries = retries
+        self.boards = Boards(urls)
+        self._retries = retries
+        has_standby = len(self.boards) > 1
+        self._failover_seconds = failover_seconds if has_standby else 0.0
         self._timeout = aiohttp.ClientTimeout(total=timeout_seconds, sock_connect=_CONNECT_SECONDS)
-        self._stream_timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS)
+        self._stream_timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=_CONNECT_SECONDS, sock_read=_STREAM_SILENCE_SECONDS if has_standby else None
+        )
         self._head_seconds = timeout_seconds
         self._ssl = ssl
         self._session: aiohttp.ClientSession | None = None
-        self._paths: dict[str, URL] = {}
+
+    @property
+    def url(self) -> str:
+        """The board that is asked first, which is the one that answered last."""
+        return self.boards.url
 
     async def close(self) -> None:
         """Close every connection; the transport opens new ones when it is used again."""
         if self._session is not None:
             session, self._session = self._session, None
             await session.close()
+
+    def patience(self, attempts: int | None = None) -> Patience:
+        """How long to go on when nobody answers.
+
+        Args:
+            attempts: None: the client's ``retries``.
+        """
+        return Patience(self._retries if attempts is None else attempts, self._failover_seconds)
 
     async def call(self, path: str, request: Message | None, response: type[_M], *, subject: str = "") -> _M:
         """POST ``request`` and read the answer.
@@ -119,76 +120,115 @@ class Transport:
             BoardUnreachable: no attempt brought an answer.
         """
         body = b"" if request is None else request.SerializeToString()
-        delivered = False
-        for attempt in range(1, self.retries + 1):
+
+        async def attempt(board: Board) -> tuple[int, _M]:
+            async with self._translated(), self._request("POST", board, path, body) as answer:
+                await _check_protobuf(answer, path)
+                status, payload = answer.status, await _read(answer)
             try:
-                answer = await self._attempt(path, body, response)
-            except _AttemptFailed as failure:
-                delivered = delivered or failure.delivered
-                if attempt == self.retries:
-                    raise self._unreachable(failure) from failure.__cause__
-                await asyncio.sleep(RETRY_DELAY_SECONDS)
-            else:
-                _raise_refusal(answer, subject, repeated=delivered)
-                return answer
-        raise AssertionError("the last attempt returns or raises")
+                return status, response.FromString(payload)
+            except DecodeError as error:
+                raise AttemptFailed(Problem(f"its answer to {path} cannot be read")) from error
+
+        (status, answer), repeated = await self._persevere(attempt)
+        _raise_refusal(status, answer, subject, repeated=repeated)
+        return answer
 
     async def get(self, path: str) -> tuple[int, str, bytes]:
         """GET a route of the board's own: status, content type, body.
 
         Raises:
+            Forbidden: the board says that we may not.
             BoardUnreachable: no attempt brought an answer.
         """
-        for attempt in range(1, self.retries + 1):
-            try:
-                async with self._translated(), self._request("GET", path, b"", self._timeout) as answer:
-                    return answer.status, answer.content_type, await _read(answer)
-            except _AttemptFailed as failure:
-                if attempt == self.retries:
-                    raise self._unreachable(failure) from failure.__cause__
-                await asyncio.sleep(RETRY_DELAY_SECONDS)
-        raise AssertionError("the last attempt returns or raises")
 
-    async def stream(self, path: str, last_event_id: str = "") -> EventStream:
-        """Open an event stream; when this returns the board has subscribed us.
+        async def attempt(board: Board) -> tuple[int, str, bytes]:
+            async with self._translated(), self._request("GET", board, path, b"") as answer:
+                if answer.status in _LATER:
+                    raise AttemptFailed(Problem(*_unusable(answer, path)))
+                return answer.status, answer.content_type, await _read(answer)
+
+        (status, content_type, body), _repeated = await self._persevere(attempt)
+        if status == _FORBIDDEN:
+            raise forbidden(body[:_REASON_BYTES_MAX].decode(errors="replace"))
+        return status, content_type, body
+
+    async def stream(self, path: str, last_event_id: str = "", *, method: str = "POST") -> EventStream:
+        """Open an event stream; when this returns the board has subscribed us. Each board is asked once.
 
         Raises:
-            StreamRefused: it answered something else.
-            BoardUnreachable: one attempt failed; there is only one.
+            Forbidden: the board says that we may not.
+            StreamRefused: it answered something else; "later" only when no other board had an answer.
+            BoardUnreachable: none could be reached.
         """
-        headers = {"Last-Event-Id": last_event_id} if last_event_id else {}
-        try:
-            async with self._translated(), asyncio.timeout(self._head_seconds):
-                answer = await self._open_session().post(
-                    self._locate(path), headers=headers, timeout=self._stream_timeout, allow_redirects=False
-                )
-        except _AttemptFailed as failure:
-            raise self._unreachable(failure) from failure.__cause__
-        if answer.status != 200:
-            answer.close()
-            raise StreamRefused(answer.status)
-        _probe_when_silent(answer)
-        return EventStream(answer)
+        later: StreamRefused | None = None
+        failures: list[tuple[Board, AttemptFailed]] = []
+        for board in self.boards.round():
+            try:
+                stream = await self._open_stream(board, method, path, last_event_id)
+            except AttemptFailed as failure:
+                failures.append((board, failure))
+            except StreamRefused as refused:
+                if refused.status == _FORBIDDEN:
+                    raise forbidden(refused.reason) from refused
+                if not refused.is_temporary:
+                    raise
+                later = refused
+            else:
+                self.boards.note_answer(board)
+                return stream
+            self.boards.note_failure(board)
+        if later is not None:
+            raise later
+        raise _unreachable(failures) from failures[-1][1].__cause__
 
-    async def _attempt(self, path: str, body: bytes, response: type[_M]) -> _M:
-        async with self._translated(), self._request("POST", path, body, self._timeout) as answer:
-            router_error = answer.headers.get("X-Cf-Routererror")
-            if router_error is not None:
-                raise _AttemptFailed(f"a router on the way says {router_error[:200]!r}", delivered=False)
-            if answer.content_type != PROTOBUF:
-                cause = f"it answered {answer.status} {answer.content_type} to {path}: is it a board?"
-                raise _AttemptFailed(cause, delivered=True)
-            payload = await _read(answer)
-        try:
-            return response.FromString(payload)
-        except DecodeError as error:
-            raise _AttemptFailed(f"its answer to {path} cannot be read", delivered=True) from error
+    async def _persevere(self, attempt: Callable[[Board], Awaitable[_T]]) -> tuple[_T, bool]:
+        """Ask one board after the other until one answers, and all of them again after a pause.
+
+        Returns:
+            The answer, and whether an earlier attempt may have reached a board.
+
+        Raises:
+            BoardUnreachable: our patience is spent, or no attempt will ever bring an answer.
+        """
+        delivered = False
+        patience: Patience | None = None
+        while True:
+            failures: list[tuple[Board, AttemptFailed]] = []
+            for board in self.boards.round():
+                try:
+                    answer = await attempt(board)
+                except AttemptFailed as failure:
+                    failures.append((board, failure))
+                    delivered = delivered or failure.problem.delivered
+                    self.boards.note_failure(board)
+                else:
+                    self.boards.note_answer(board)
+                    return answer, delivered
+            patience = patience or self.patience()
+            if patience.is_spent() or all(failure.problem.lasting for _board, failure in failures):
+                raise _unreachable(failures) from failures[-1][1].__cause__
+            await asyncio.sleep(RETRY_DELAY_SECONDS)
+
+    async def _open_stream(self, board: Board, method: str, path: str, last_event_id: str) -> EventStream:
+        headers = {"Last-Event-Id": last_event_id} if last_event_id else {}
+        async with self._translated(), asyncio.timeout(self._head_seconds):
+            answer = await self._open_session().request(
+                method, board.locate(path), headers=headers, timeout=self._stream_timeout, allow_redirects=False
+            )
+            if answer.status != _OK:
+                try:
+                    reason = (await answer.content.read(_REASON_BYTES_MAX)).decode(errors="replace").strip()
+                finally:
+                    answer.close()
+                raise StreamRefused(answer.status, reason)
+        return EventStream(answer, lambda: self.boards.note_failure(board))
 
     def _request(
-        self, method: str, path: str, body: bytes, timeout: aiohttp.ClientTimeout
+        self, method: str, board: Board, path: str, body: bytes
     ) -> contextlib.AbstractAsyncContextManager[aiohttp.ClientResponse]:
         return self._open_session().request(
-            method, self._locate(path), data=body, timeout=timeout, allow_redirects=False
+            method, board.locate(path), data=body, timeout=self._timeout, allow_redirects=False
         )
 
     @contextlib.asynccontextmanager
@@ -196,15 +236,9 @@ class Transport:
         """What HTTP, TLS and sockets raise, as one failed attempt."""
         try:
             yield
-        except TimeoutError as error:
-            # aiohttp's connect timeout is both; nothing was sent then.
-            delivered = not isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
-            cause = f"no answer within {self._head_seconds:g} s" if delivered else "no connection in time"
-            raise _AttemptFailed(cause, delivered=delivered, timed_out=delivered) from error
-        except aiohttp.ClientConnectorError as error:
-            raise _AttemptFailed(_connect_cause(error), delivered=False) from error
         except (aiohttp.ClientError, OSError) as error:
-            raise _AttemptFailed(str(error) or type(error).__name__, delivered=True) from error
+            # A TimeoutError is an OSError.
+            raise AttemptFailed(explain(error, self._head_seconds)) from error
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -220,101 +254,60 @@ class Transport:
             )
         return self._session
 
-    def _locate(self, path: str) -> URL:
-        located = self._paths.get(path)
-        if located is None:
-            located = URL(self.url + path, encoded=True)
-            if len(self._paths) < _PATHS_MAX:
-                self._paths[path] = located
-        return located
 
-    def _unreachable(self, failure: _AttemptFailed) -> BoardUnreachable:
-        if failure.timed_out:
-            return BoardTimeout(self.url, failure.cause, "try again, or allow it more time; the board's log tells more")
-        return BoardUnreachable(self.url, failure.cause)
-
-
-#: There are two dozen routes; the paths with a guid in them need not be remembered.
-_PATHS_MAX: Final = 64
-
-
-class EventStream:
-    """One connection's events, as they came. Ends with the server's orderly end; iterate it once."""
-
-    def __init__(self, answer: aiohttp.ClientResponse) -> None:
-        self._answer = answer
-        self._parser = EventParser()
-        #: Of the last event, for ``Last-Event-Id``.
-        self.last_event_id = ""
-
-    @property
-    def retry_ms(self) -> int | None:
-        """How long the server wants to be left alone before the next connection, if it said so."""
-        return self._parser.retry_ms
-
-    async def __aiter__(self) -> AsyncIterator[RawEvent]:
-        """Give the events.
-
-        Raises:
-            StreamCut: the connection broke, or what came is no stream of events.
-        """
-        try:
-            async for chunk in self._answer.content.iter_any():
-                for event in self._parser.feed(chunk):
-                    self.last_event_id = event.id
-                    yield event
-        except (aiohttp.ClientError, OSError, TimeoutError, TaskError) as error:
-            raise StreamCut(str(error) or type(error).__name__) from error
-
-    def close(self) -> None:
-        """Drop the connection. Idempotent."""
-        self._answer.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+_OK: Final = 200
+_BAD_REQUEST: Final = 400
+_FORBIDDEN: Final = 403
+_UNAVAILABLE: Final = 503
 
 
 async def _read(answer: aiohttp.ClientResponse) -> bytes:
     if (answer.content_length or 0) > limits.CLIENT_ANSWER_BYTES_MAX:
-        raise _AttemptFailed(f"its answer has {answer.content_length} bytes, which is too many", delivered=True)
+        raise AttemptFailed(Problem(f"its answer has {answer.content_length} bytes, which is too many"))
     return await answer.read()
 
 
-def _raise_refusal(answer: Message, subject: str, *, repeated: bool) -> None:
+async def _check_protobuf(answer: aiohttp.ClientResponse, path: str) -> None:
+    """Whether this is the answer of a board at all; nothing that is not was executed by one, as far as one can know."""
+    router_error = answer.headers.get("X-Cf-Routererror")
+    if router_error is not None:
+        raise AttemptFailed(Problem(f"a router on the way says {router_error[:200]!r}", delivered=False))
+    if answer.content_type == PROTOBUF:
+        return
+    if answer.status == _BAD_REQUEST and b"HTTP request to an HTTPS server" in await answer.content.read(1024):
+        hint = "write https:// instead of http://, and pass --ca, --cert and --key"
+        raise AttemptFailed(Problem("it speaks TLS", hint, delivered=False, lasting=True))
+    raise AttemptFailed(Problem(*_unusable(answer, path)))
+
+
+def _unusable(answer: aiohttp.ClientResponse, path: str) -> tuple[str, str]:
+    """Cause and hint for an answer that no board gives to what was asked."""
+    if answer.status == _UNAVAILABLE:
+        return "it answered 503: it is not serving now", "try again: it is starting, or another board is taking over"
+    return f"it answered {answer.status} {answer.content_type} to {path}: is it a board?", ""
+
+
+def _raise_refusal(status: int, answer: Message, subject: str, *, repeated: bool) -> None:
     # Every response but Ping's has an error, whose presence means failure (board-api.md 1.3).
     if "error" not in answer.DESCRIPTOR.fields_by_name or not answer.HasField("error"):
         return
     field: bbs_pb2.Error = answer.error  # type: ignore[attr-defined]
+    if status == _FORBIDDEN:
+        raise forbidden(field.message)
     error = refusal(field.type, field.message, subject)
     error.repeated = repeated
     raise error
 
 
-def _connect_cause(error: aiohttp.ClientConnectorError) -> str:
-    cause = error.os_error
-    if isinstance(cause, ConnectionRefusedError):
-        return "connection refused"
-    # aiohttp puts address and TLS context before the reason; the address stands in our text already.
-    return cause.strerror or str(cause) or type(cause).__name__
-
-
-def _probe_when_silent(answer: aiohttp.ClientResponse) -> None:
-    """Ask the kernel to find out about a peer that vanished: the reference sends no heartbeat (board-api.md 11.1)."""
-    connection = answer.connection
-    transport = None if connection is None else connection.transport
-    sock = None if transport is None else transport.get_extra_info("socket")
-    if sock is None:
-        return
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (
-        ("TCP_KEEPIDLE", _PROBE_AFTER_SECONDS),
-        ("TCP_KEEPINTVL", _PROBE_INTERVAL_SECONDS),
-        ("TCP_KEEPCNT", _PROBE_COUNT),
-    ):
-        if hasattr(socket, name):
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+def _unreachable(failures: Sequence[tuple[Board, AttemptFailed]]) -> BoardUnreachable:
+    """What to tell of one round of failures."""
+    board, failure = failures[-1]
+    problem = failure.problem
+    if len(failures) > 1:
+        urls = ",".join(board.url for board, _failure in failures)
+        causes = "; ".join(f"{board.url}: {failure.problem.cause}" for board, failure in failures)
+        hint = next((failure.problem.hint for _board, failure in failures if failure.problem.hint), None)
+        return BoardUnreachable(urls, causes, hint)
+    if problem.timed_out:
+        return BoardTimeout(board.url, problem.cause, "try again, or allow it more time; the board's log tells more")
+    return BoardUnreachable(board.url, problem.cause, problem.hint or None)

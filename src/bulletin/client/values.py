@@ -1,4 +1,4 @@
-"""What a client hands back besides tasks: outcomes, lines of output, cells."""
+"""What a client hands back besides tasks: outcomes, lines of output, events with their places, cells."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from bulletin.core.model import Task, TaskState
+from bulletin.core.operations import Event
+from bulletin.wire.ownevents import Missed
 
-__all__ = ["ENDED_STATES", "Cell", "Outcome", "OutputLine"]
+__all__ = ["ENDED_STATES", "Cell", "Followed", "Missed", "Outcome", "OutputLine"]
 
 #: A task in one of these has its outcome.
 ENDED_STATES: Final = frozenset({TaskState.COMPLETED, TaskState.RESOLVING})
@@ -68,6 +70,16 @@ class OutputLine:
     #: The action's ``log_source``; the cell's own lines have the task's.
     source: str
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """One event of a stream that can be resumed, or word of events that were lost."""
+
+    #: To be passed as ``after`` to go on behind it; empty when the board has no stream that can be resumed.
+    position: str
+    #: ``Missed`` says that something happened which nobody can tell any more: look at the tasks.
+    event: Event | Missed
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ Rules. A wait is registered and the stream stands before the task is desired or 
 may be used again, so a wait belongs to one incarnation of it, told by ``created_at``, and holds an end it hears of
 until it knows that the end is its own. When the stream ends, in order or not, it is opened again and every wait looks
 its task up once, since what happened in between is lost (board-api.md 11.1). The stream is closed when nobody has
-waited for ``IDLE_SECONDS``.
+waited for ``IDLE_SECONDS``. With several boards the stream is opened again at the one that leads by then.
 """
 
 from __future__ import annotations
@@ -17,13 +17,16 @@ from typing import Final
 
 from google.protobuf.message import DecodeError
 
+from bulletin.client.boards import Patience
 from bulletin.client.errors import BoardError, BoardUnreachable, TaskGone, TaskNotFound
-from bulletin.client.subscriptions import EVENTS_PATH, refused_stream, understand
-from bulletin.client.transport import RETRY_DELAY_SECONDS, EventStream, StreamCut, StreamRefused, Transport
+from bulletin.client.failures import StreamCut, StreamRefused
+from bulletin.client.streams import EventStream
+from bulletin.client.subscriptions import EVENTS_PATH, refused_stream, subscribe, understand
+from bulletin.client.transport import RETRY_DELAY_SECONDS, Transport
 from bulletin.client.values import ENDED_STATES
 from bulletin.core import limits
-from bulletin.core.lifecycle import Event, TaskChanged, TaskCreated
 from bulletin.core.model import Task
+from bulletin.core.operations import Event, TaskChanged, TaskCreated
 from bulletin.wire.events import RawEvent
 from bulletin.wire.proto import bbs_pb2
 
@@ -224,7 +227,7 @@ class Waits:
     async def _read_on(self) -> None:
         """Read the stream for as long as somebody waits, over however many connections."""
         loop = asyncio.get_running_loop()
-        stream = await self._connect(attempts=self._transport.retries, until=None)
+        stream = await self._connect(self._transport.patience())
         while True:
             opened_at = loop.time()
             self._epoch += 1
@@ -239,24 +242,13 @@ class Waits:
             self._connected = loop.create_future()
             if loop.time() - opened_at < _SHORT_LIFE_SECONDS:
                 await asyncio.sleep(RETRY_DELAY_SECONDS)
-            stream = await self._connect(attempts=None, until=loop.time() + self._reconnect_seconds)
+            stream = await self._connect(Patience(1, self._reconnect_seconds))
 
-    async def _connect(self, *, attempts: int | None, until: float | None) -> EventStream:
-        loop = asyncio.get_running_loop()
-        attempt = 0
-        while True:
-            attempt += 1
-            try:
-                return await self._transport.stream(EVENTS_PATH)
-            except StreamRefused as error:
-                if not error.is_temporary:
-                    raise refused_stream(self._transport.url, error) from error
-                failure: BoardError = BoardUnreachable(self._transport.url, str(error))
-            except BoardUnreachable as error:
-                failure = error
-            if (attempts is not None and attempt >= attempts) or (until is not None and loop.time() >= until):
-                raise failure
-            await asyncio.sleep(RETRY_DELAY_SECONDS)
+    async def _connect(self, patience: Patience) -> EventStream:
+        try:
+            return await subscribe(self._transport, EVENTS_PATH, patience, RETRY_DELAY_SECONDS)
+        except StreamRefused as error:
+            raise refused_stream(self._transport.url, error) from error
 
     def _dispatch(self, raw: RawEvent) -> None:
         guid = _guid_of(raw)
