@@ -16,7 +16,7 @@ from typing import Any, Self
 import pytest
 
 from bulletin.cli import main
-from bulletin.core import lifecycle
+from bulletin.core import operations
 from bulletin.core.model import Task, TaskState
 
 _SOURCE = Path(__file__).parents[1] / "client" / "conftest.py"
@@ -84,7 +84,7 @@ class BoardThread:
     def call(self, work: Coroutine[Any, Any, Any]) -> Any:
         return self.start(work).result(10)
 
-    def do(self, *operations: lifecycle.Operation) -> None:
+    def do(self, *operations: operations.Operation) -> None:
         for operation in operations:
             self.call(self.board.do(operation))
 
@@ -105,7 +105,7 @@ class BoardThread:
         ending = self.endings.pop(0) if len(self.endings) > 1 else self.endings[0]
         if ending.never == "started" or task.state is not TaskState.PENDING:
             return
-        await self.board.do(lifecycle.Start(task.guid, "cell-1"))
+        await self.board.do(operations.Start(task.guid, "cell-1"))
         if ending.never:
             return
         if ending.output is not None:
@@ -113,7 +113,7 @@ class BoardThread:
                 {"time_ns": 1 + n, "stream": stream, "source": source, "text": text}
                 for n, (stream, source, text) in enumerate(ending.output)
             ]
-        await self.board.do(lifecycle.Complete(task.guid, "cell-1", ending.failed, ending.reason, ending.result))
+        await self.board.do(operations.Complete(task.guid, "cell-1", ending.failed, ending.reason, ending.result))
 
 
 @pytest.fixture
@@ -170,6 +170,7 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bulletin.telemetry.logging.configure", lambda _level: None)
     monkeypatch.setattr("bulletin.client.transport.RETRY_DELAY_SECONDS", 0.01)
     monkeypatch.setattr("bulletin.client.waits.RETRY_DELAY_SECONDS", 0.01)
+    monkeypatch.setattr("bulletin.client.following.RETRY_DELAY_SECONDS", 0.01)
 
 
 @pytest.fixture(autouse=True)

@@ -155,7 +155,7 @@ def test_a_hostile_task_cannot_write_on_the_terminal(capsys):
         rejection_count=1,
         rejection_reason=evil,
     )
-    print_task(task, show_secrets=True)
+    print_task(task, [], show_secrets=True)
     out = capsys.readouterr().out
     assert not set(out) & set("\x1b\x9b\u202e")
     assert out.count("[bold red]x[/]") >= 8

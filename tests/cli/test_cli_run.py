@@ -12,8 +12,8 @@ import pytest
 
 from bulletin import RunAction, TimeoutAction, read_definition
 from bulletin.cli import printing
-from bulletin.core.lifecycle import Cancel, Resolving
 from bulletin.core.model import TaskState
+from bulletin.core.operations import Cancel, Resolving
 
 HELLO = [("out", "CELL", "Cell c creating container"), ("out", "APP", "hello"), ("out", "APP", "Exit status 0")]
 
@@ -165,7 +165,10 @@ def test_a_taken_guid(board, bulletin):
         (("busybox", "--nonsense", "--", "x"), "--nonsense"),
         (("busybox", "--board", "nowhere", "--", "x"), "is not the URL of a board"),
         (("busybox", "--board", "https://x", "--key", "k", "--", "x"), "--key needs --cert"),
-        (("busybox", "--board", "https://x", "--ca", "/no/such/file", "--", "x"), "certificates cannot be used"),
+        (
+            ("busybox", "--board", "https://x", "--ca", "/no/such/file", "--", "x"),
+            "/no/such/file: the authorities cannot be found",
+        ),
     ],
 )
 def test_wrong_usage(bulletin, arguments, err):

@@ -12,7 +12,8 @@ from bulletin import ResourceLimits, RunAction, TaskDefinition, TaskState, read_
 from bulletin.cli.tasks import app
 from bulletin.core import errors
 from bulletin.core.definition import File
-from bulletin.core.lifecycle import Cancel, Desire, Fail, Resolving, Start
+from bulletin.core.model import CallbackAttempt
+from bulletin.core.operations import Cancel, Desire, Fail, RecordAttempts, Resolving, Start
 from bulletin.wire.tasks import encode_definition, summarise
 
 DEFINITION = {"root_fs": "docker:///busybox", "action": {"run_action": {"path": "true", "user": "root"}}}
@@ -124,6 +125,42 @@ def test_get_as_json(pending, bulletin):
     assert "sekret" not in said.out
     shown = bulletin("task", "get", "g", "--json", "--show-secrets").document["task_definition"]
     assert shown["image_password"] == "sekret3"
+
+
+ATTEMPTS = (
+    CallbackAttempt(1_795_460_318_569_809_506, 12_400_000, 503, "status 503"),
+    CallbackAttempt(1_795_460_319_000_000_000, 900_000_000, 0, "no answer\x1b[2J in time"),
+    CallbackAttempt(1_795_460_320_000_000_000, 3_000_000, 200),
+)
+
+
+def test_get_shows_the_attempts_to_call_back(board, pending, bulletin):
+    pending("g")
+    assert "CALLBACK" not in bulletin("task", "get", "g").out
+    board.do(Cancel("g"), Resolving("g"), RecordAttempts("g", ATTEMPTS))
+    out = bulletin("task", "get", "g").out
+    rows = [line.strip("│ ").split()[2:] for line in out.splitlines() if " ms " in line]
+    assert rows == [
+        ["12", "ms", "503", "status", "503"],
+        ["900", "ms", "-", "no", "answer\\x1b[2J", "in", "time"],
+        ["3", "ms", "200", "told"],
+    ]
+    assert bulletin("task", "get", "g", "--json").document["callback_attempts"] == [
+        {"at_ns": each.at, "duration_ns": each.duration_ns, "status": each.status, "problem": each.problem}
+        for each in ATTEMPTS
+    ]
+
+
+def test_a_task_without_a_callback_is_not_asked_for_attempts(board, bulletin, file):
+    bulletin("task", "desire", file, "--guid", "g")
+    assert bulletin("task", "get", "g", "--json").document["callback_attempts"] == []
+    assert "/v1/tasks/g/callbacks" not in board.board.requests
+
+
+def test_a_board_that_keeps_no_attempts(board, pending, bulletin):
+    pending("g")
+    board.board.order("/v1/tasks/g/callbacks", 404)
+    assert bulletin("task", "get", "g").status == 0
 
 
 def test_get_of_an_ended_task(board, bulletin, ending, file):

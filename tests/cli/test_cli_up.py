@@ -76,6 +76,16 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+def test_a_child_gets_the_environment_it_is_given_and_no_other(children, log):
+    given = {"CHILD_LOG": str(log), "BULLETIN_DATABASE": "postgresql://u:secret@h/d"}
+    children.start("board", [], given)
+    seen = Path(f"/proc/{pid_of(log, 'board')}/environ").read_bytes().rstrip(b"\0").split(b"\0")
+    assert {entry.decode() for entry in seen} >= {f"{name}={value}" for name, value in given.items()}
+    assert not any(entry.startswith(b"PATH=") for entry in seen)
+    children.start("cell", [])
+    assert b"secret" not in Path(f"/proc/{pid_of(log, 'cell')}/environ").read_bytes()
+
+
 def test_each_is_started_when_the_last_is_ready_and_stopped_in_reverse(children, log):
     assert children.start("board", []) == "board-place"
     assert children.start("cell", []) == "cell-place"

@@ -6,9 +6,11 @@ import threading
 
 import pytest
 
-from bulletin import TaskDefinition
+from bulletin import Task, TaskCreated, TaskDefinition, TaskState
+from bulletin.board.ring import Ring
+from bulletin.client.boards import Patience
 from bulletin.core.actions import RunAction
-from bulletin.core.lifecycle import Cancel, Delete, Desire, Reject, Resolving, Start
+from bulletin.core.operations import Cancel, Delete, Desire, Reject, Resolving, Start
 from bulletin.wire.proto import bbs_pb2
 from bulletin.wire.tasks import encode_definition, summarise
 
@@ -95,18 +97,19 @@ def test_no_cell(board, bulletin):
 
 
 @pytest.fixture
-def told(board, bulletin, ending):
-    """What ``events`` says of one life, and its status once the board ends the stream."""
+def told(board, bulletin, ending, monkeypatch):
+    """What ``events`` says of one life, and its status once the board has gone for good."""
+    monkeypatch.setattr("bulletin.client.following.Patience", lambda _attempts, _seconds: Patience(1, 0))
     board.endings = [ending(never="started")]
 
     def tell(*arguments):
         def live():
-            board.call(board.board.until(lambda: len(board.board.streams) == 1))
+            board.call(board.board.until(lambda: board.board.streams or board.board.followers))
             board.do(Desire("g", "d", STORED), Desire("h", "other", STORED))
             board.do(
                 Start("g", "c"), Reject("g", "no\nroom"), Start("g", "c"), Cancel("g"), Resolving("g"), Delete("g")
             )
-            board.start(_end(board.board))
+            board.start(board.board.leave())
 
         living = threading.Thread(target=live)
         living.start()
@@ -117,14 +120,10 @@ def told(board, bulletin, ending):
     return tell
 
 
-async def _end(fake):
-    fake.end_streams()
-
-
 def test_events_one_a_line(told):
     said = told()
-    assert said.status == 0
-    assert "ended the stream" in said.err
+    assert said.status == 5
+    assert "cannot be reached" in said.err
     lines = [line.split("  ")[1:] for line in said.out.splitlines()]
     assert lines == [
         ["created", "g", "Pending"],
@@ -154,5 +153,19 @@ def test_events_of_a_domain_with_secrets(told):
 
 
 def test_events_without_a_board(bulletin, monkeypatch):
-    monkeypatch.setattr("bulletin.client.subscriptions.RETRY_INTERVAL_SECONDS", 0.001)
     assert bulletin("events", "--board", "http://127.0.0.1:1").status == 5
+
+
+def test_events_are_resumed_and_missed_ones_are_told(board, told):
+    board.board.ring = Ring(7, 10)
+    board.board.ring.append([TaskCreated(Task("g", "d", STORED, TaskState.PENDING, 1, 1))])
+    documents = told("--json", "--guid", "g", "--after", "7-0").documents
+    assert [document["position"] for document in documents] == ["7-1", "7-2", *[f"7-{n}" for n in range(4, 10)]]
+
+
+def test_events_that_were_missed_are_told(board, told):
+    board.board.ring = Ring(7, 10)
+    said = told("--json", "--guid", "none", "--after", "6-1")
+    assert [document["type"] for document in said.documents] == ["missed"]
+    assert "new reign" in said.document["data"]["reason"]
+    assert "events were missed: the board began a new reign" in said.err

@@ -64,6 +64,7 @@ _COMMANDS: Final = (
     _Command("up", "up", "up", "Run a board and a cell on this machine.", _SERVE),
     _Command("board", "serving", "board", "Serve a board.", _SERVE, "BOARD_EPILOGUE"),
     _Command("cell", "serving", "cell", "Serve a cell.", _SERVE, "CELL_EPILOGUE"),
+    _Command("certs", "certs", "app", "Make and renew the certificates of boards, cells and clients.", _SERVE),
     _Command("image", "images", "app", "Pull, import, list and remove images.", _MACHINE),
     _Command("doctor", "doctor", "doctor", "Check whether this machine can run containers.", _MACHINE),
     _Command("version", "version", "version", "Print the version.", _MACHINE),

@@ -13,8 +13,6 @@ from cyclopts import Group, Parameter, Token
 from bulletin.cli.exits import USAGE, CommandFailed
 
 if TYPE_CHECKING:
-    import ssl
-
     from bulletin.client.aio import AsyncClient
 
 __all__ = [
@@ -63,7 +61,10 @@ class Connection:
     board: Annotated[
         str,
         Parameter(
-            group=CONNECTION_GROUP, env_var="BULLETIN_BOARD", help="URL of the board, http or https.", show_default=True
+            group=CONNECTION_GROUP,
+            env_var="BULLETIN_BOARD",
+            help="URL of the board, http or https; with standbys, all of them, separated by commas.",
+            show_default=True,
         ),
     ] = DEFAULT_BOARD
     ca: Annotated[
@@ -87,29 +88,25 @@ class Connection:
             CommandFailed: the URL or a certificate cannot be used.
         """
         from bulletin.client.aio import AsyncClient
+        from bulletin.trust.contexts import TrustError
 
+        # What is set in the environment for a board of https is of no use to one of http, and does no harm.
+        files = (self.ca, self.cert, self.key) if "https:" in self.board.lower() else (None, None, None)
+        ca, cert, key = files
+        if cert is None and key is not None:
+            raise CommandFailed("--key needs --cert", "pass the certificate of the key too", USAGE)
+        if cert is not None and ca is None:
+            raise CommandFailed(
+                "--cert needs --ca", "pass the authority that signed the board's certificate too", USAGE
+            )
         try:
-            client = AsyncClient(self.board, ssl=self._trust())
+            client = AsyncClient(self.board, ca=ca, cert=cert, key=key)
+        except TrustError as error:
+            raise CommandFailed(str(error), "check --ca, --cert and --key", USAGE) from error
         except ValueError as error:
             raise CommandFailed(str(error), "pass --board URL or set BULLETIN_BOARD", USAGE) from error
         async with client:
             yield client
-
-    def _trust(self) -> ssl.SSLContext | None:
-        if self.key is not None and self.cert is None:
-            raise CommandFailed("--key needs --cert", "pass the certificate of the key too", USAGE)
-        if not self.board.lower().startswith("https:") or (self.ca is None and self.cert is None):
-            return None
-        import ssl
-
-        try:
-            context = ssl.create_default_context(cafile=None if self.ca is None else str(self.ca))
-            if self.cert is not None:
-                context.load_cert_chain(self.cert, self.key)
-        except (OSError, ssl.SSLError) as error:
-            reason = f"the certificates cannot be used: {error.strerror or error}"
-            raise CommandFailed(reason, "check --ca, --cert and --key", USAGE) from error
-        return context
 
 
 def with_client(connection: Connection | None, work: Callable[[AsyncClient], Coroutine[object, object, _T]]) -> _T:

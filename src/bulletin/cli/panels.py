@@ -12,10 +12,10 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from bulletin.cli.printing import harmless, print_table, show_age, show_size_mb, stdout_console
+from bulletin.cli.printing import harmless, make_table, print_table, show_age, show_size_mb, stdout_console
 from bulletin.cli.rendering import definition_value
-from bulletin.core.lifecycle import Event, TaskChanged, TaskCreated
-from bulletin.core.model import Task, TaskState
+from bulletin.core.model import CallbackAttempt, Task, TaskState
+from bulletin.core.operations import Event, TaskChanged, TaskCreated
 
 __all__ = ["print_task", "print_tasks", "show_event", "show_time"]
 
@@ -61,8 +61,8 @@ def print_tasks(tasks: Sequence[Task]) -> None:
     print_table(columns, rows, right=frozenset({"AGE", "MEMORY"}))
 
 
-def print_task(task: Task, *, show_secrets: bool) -> None:
-    """Everything about a task, in a panel."""
+def print_task(task: Task, attempts: Sequence[CallbackAttempt], *, show_secrets: bool) -> None:
+    """Everything about a task, in a panel; ``attempts`` are those to tell its callback."""
     definition = definition_value(task, show_secrets=show_secrets)
     facts: list[tuple[str, RenderableType]] = [
         ("state", show_state(task)),
@@ -92,8 +92,26 @@ def print_task(task: Task, *, show_secrets: bool) -> None:
         for variable in definition.get("environment_variables", ())
     )
     what.extend((name, _text(_compact(value))) for name, value in definition.items() if name not in _SHOWN_APART)
-    body = Group(_facts(facts), Text(), _facts(what))
+    parts: list[RenderableType] = [_facts(facts), Text(), _facts(what)]
+    if attempts:
+        parts += [Text(), _attempts(attempts)]
+    body = Group(*parts)
     stdout_console().print(Panel(body, title=_text(f"task {task.guid}"), title_align="left", expand=False))
+
+
+def _attempts(attempts: Sequence[CallbackAttempt]) -> Table:
+    """A line for each attempt at a callback, the oldest first."""
+    table = make_table()
+    for column in ("CALLBACK", "TOOK", "STATUS", "OUTCOME"):
+        table.add_column(column, justify="right" if column == "TOOK" else "left", overflow="fold")
+    for attempt in attempts:
+        table.add_row(
+            Text(show_time(attempt.at)),
+            Text(f"{attempt.duration_ns / 1e6:.0f} ms"),
+            Text(str(attempt.status) if attempt.status else "-"),
+            Text(harmless(attempt.problem), "red") if attempt.problem else Text("told", "green"),
+        )
+    return table
 
 
 def describe_action(action: dict[str, Any], depth: int = 0) -> list[str]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = [
     "error",
     "harmless",
+    "make_table",
     "print_json",
     "print_table",
     "say",

@@ -9,11 +9,11 @@ from urllib.parse import urlsplit, urlunsplit
 from google.protobuf import json_format
 
 from bulletin.client.values import Cell, OutputLine
-from bulletin.core.lifecycle import Event, TaskChanged, TaskCreated
-from bulletin.core.model import Task
+from bulletin.core.model import CallbackAttempt, Task
+from bulletin.core.operations import Event, TaskChanged, TaskCreated
 from bulletin.wire.tasks import parse_definition
 
-__all__ = ["MASK", "cell_value", "definition_value", "event_value", "line_value", "task_value"]
+__all__ = ["MASK", "attempt_value", "cell_value", "definition_value", "event_value", "line_value", "task_value"]
 
 MASK: Final = "********"
 #: Fields whose value may be a secret, wherever they stand: one string each, or a list of messages with such a field.
@@ -49,6 +49,16 @@ def definition_value(task: Task, *, show_secrets: bool = False) -> dict[str, Any
     if not show_secrets:
         _mask(value)
     return value
+
+
+def attempt_value(attempt: CallbackAttempt) -> dict[str, Any]:
+    """An attempt at a completion callback, as the board's own route gives it."""
+    return {
+        "at_ns": attempt.at,
+        "duration_ns": attempt.duration_ns,
+        "status": attempt.status,
+        "problem": attempt.problem,
+    }
 
 
 def event_value(event: Event, *, show_secrets: bool = False) -> dict[str, Any]:

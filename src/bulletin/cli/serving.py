@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from bulletin.board.settings import BoardSettings
     from bulletin.cell.settings import CellSettings
+    from bulletin.trust.files import TlsFiles
 
 __all__ = [
     "BOARD_EPILOGUE",
@@ -25,6 +27,7 @@ __all__ = [
     "BoardOptions",
     "CellOptions",
     "as_arguments",
+    "as_environment",
     "board",
     "cell",
     "make_board_settings",
@@ -40,9 +43,15 @@ Prints "ready http://HOST:PORT" on standard output once it serves, and nothing
 else; logs are JSON lines on standard error. SIGTERM and Ctrl-C stop it, exit
 status 0.
 
+Boards with the same --database stand in for each other: one serves, the others
+wait (a log line says standby, the API port is closed, --health answers), and
+are ready when it is gone. Give clients and cells the URLs of all of them.
+
 Examples:
   bulletin board
-  bulletin board --listen 127.0.0.1:0 --data /tmp/board"""
+  bulletin board --listen 127.0.0.1:0 --data /tmp/board
+  bulletin board --listen 10.0.0.5:8889 --database postgresql://db/bulletin \\
+    --tls-ca ca.pem --tls-cert board.pem --tls-key board.key"""
 
 CELL_EPILOGUE: Final = """\
 Needs root. Prints "ready CELL_ID" on standard output once its board has
@@ -51,6 +60,8 @@ and Ctrl-C stop its containers and end it, exit status 0.
 
 Examples:
   bulletin cell --board http://127.0.0.1:8889
+  bulletin cell --board https://b1:8889,https://b2:8889 \\
+    --ca ca.pem --cert c1.pem --key c1.key
   bulletin cell --id c2 --data /srv/c2 --memory-mb 4096"""
 
 
@@ -68,14 +79,53 @@ def _duration(name: str, what: str) -> Parameter:
     )
 
 
+def _option(name: str, what: str, *, show_default: bool = False) -> Parameter:
+    return Parameter(group=BOARD_GROUP, env_var=f"BULLETIN_{name}", help=what, show_default=show_default)
+
+
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True)
 class BoardOptions:
     """What an operator may set of a board, beside where it listens and keeps its files."""
 
-    health: Annotated[
-        str, Parameter(group=BOARD_GROUP, env_var="BULLETIN_HEALTH", help="HOST:PORT that answers 200 to everything.")
+    health: Annotated[str, _option("HEALTH", "HOST:PORT that answers 200 to everything, on a standby too.")] = ""
+    database: Annotated[
+        str,
+        _option(
+            "DATABASE",
+            "postgresql://USER@HOST:PORT/DATABASE: keep tasks there, and let boards with the same database stand in "
+            "for each other. Other users see command lines: a password belongs in BULLETIN_DATABASE or in a passfile.",
+        ),
+    ] = field(default="", repr=False)
+    tls_ca: Annotated[
+        Path | None, _option("TLS_CA", "https: the authorities whose certificates clients and cells must show, PEM.")
+    ] = None
+    tls_cert: Annotated[Path | None, _option("TLS_CERT", "https: the board's certificate, PEM.")] = None
+    tls_key: Annotated[Path | None, _option("TLS_KEY", "https: the key of the board's certificate, PEM.")] = None
+    roles: Annotated[
+        Literal["certificate", "off"],
+        _option(
+            "ROLES",
+            "https: who may do what: by the role in the certificate's OU (client, cell, operator), or off: every "
+            "certificate may do everything.",
+            show_default=True,
+        ),
+    ] = "certificate"
+    encryption_keys: Annotated[
+        Path | None,
+        _option(
+            "ENCRYPTION_KEYS",
+            'File of the keys that seal definitions at rest: a JSON object {"LABEL": "PASSPHRASE"}, mode 0600. To '
+            "change the key add one, make it active, and take the old one out once the log says rotation.done.",
+        ),
+    ] = None
+    active_key_label: Annotated[
+        str, _option("ACTIVE_KEY_LABEL", "The key that seals new tasks; not needed when there is only one.")
     ] = ""
+    metrics: Annotated[
+        str, _option("METRICS", "HOST:PORT of metrics over plain HTTP; without it only /metrics of the API.")
+    ] = ""
+    access_log: Annotated[Path | None, _option("ACCESS_LOG", "File that gets a JSON line for each request.")] = None
     max_task_retries: Annotated[
         int,
         Parameter(
@@ -104,7 +154,26 @@ class BoardOptions:
         float, _duration("RESOLVED_RETENTION", "A task whose callback was delivered can be read for.")
     ] = 5.0
     callback_expiry: Annotated[float, _duration("CALLBACK_EXPIRY", "A callback is given up after.")] = 120.0
+    callback_allow: Annotated[
+        tuple[str, ...],
+        _option("CALLBACK_ALLOW", "Network (CIDR) that callbacks may go to though a denied one holds it; repeatable."),
+    ] = ()
+    callback_deny: Annotated[
+        tuple[str, ...],
+        _option("CALLBACK_DENY", "Network (CIDR) that callbacks may not go to; may be repeated."),
+    ] = ()
+    callback_system_roots: Annotated[
+        bool, _option("CALLBACK_SYSTEM_ROOTS", "https callbacks: trust the machine's authorities as well.")
+    ] = False
     output_retention: Annotated[float, _duration("OUTPUT_RETENTION", "Output of an ended task is kept for.")] = 3600.0
+    event_ring: Annotated[
+        int, _option("EVENT_RING", "Events kept for streams that resume; 0 keeps none.", show_default=True)
+    ] = 4096
+    lease: Annotated[
+        float,
+        _duration("LEASE", "--database: a board not heard of for so long is replaced; about the time without one."),
+    ] = 3.0
+    lease_retry: Annotated[float, _duration("LEASE_RETRY", "--database: how often a standby looks.")] = 0.5
 
 
 @Parameter(name="*")
@@ -113,8 +182,25 @@ class CellOptions:
     """What an operator may set of a cell, beside its board and its files."""
 
     id: Annotated[
-        str, Parameter(group=CELL_GROUP, env_var="BULLETIN_CELL_ID", help="Name of the cell; the host's when left out.")
+        str,
+        Parameter(
+            group=CELL_GROUP,
+            env_var="BULLETIN_CELL_ID",
+            help="Name of the cell; when left out its certificate's, or else the host's.",
+        ),
     ] = ""
+    ca: Annotated[
+        Path | None,
+        Parameter(group=CELL_GROUP, env_var="BULLETIN_CA", help="https: the authorities of boards to trust, PEM."),
+    ] = None
+    cert: Annotated[
+        Path | None,
+        Parameter(group=CELL_GROUP, env_var="BULLETIN_CERT", help="https: the cell's certificate, PEM; names its id."),
+    ] = None
+    key: Annotated[
+        Path | None,
+        Parameter(group=CELL_GROUP, env_var="BULLETIN_KEY", help="https: the key of the cell's certificate, PEM."),
+    ] = None
     zone: Annotated[str, Parameter(group=CELL_GROUP, env_var="BULLETIN_ZONE", help="Where the cell stands.")] = ""
     memory_mb: Annotated[
         str,
@@ -195,7 +281,12 @@ def board(
 def cell(
     *,
     board: Annotated[
-        str, Parameter(env_var="BULLETIN_BOARD", help="URL of the board to dial.", show_default=True)
+        str,
+        Parameter(
+            env_var="BULLETIN_BOARD",
+            help="URL of the board to dial; of several boards, with commas in between: the next one when one fails.",
+            show_default=True,
+        ),
     ] = DEFAULT_BOARD,
     data: DataDirectory = DEFAULT_DATA,
     options: CellOptions | None = None,
@@ -219,9 +310,11 @@ def make_board_settings(
     Raises:
         CommandFailed: one of them cannot be.
     """
+    from bulletin.board.keyfile import read_keys
     from bulletin.board.settings import Address, BoardSettings, SettingError
 
     try:
+        keys = {} if options.encryption_keys is None else read_keys(options.encryption_keys)
         settings = BoardSettings(
             listen=Address.parse(listen, "listen"),
             health=Address.parse(options.health, "health") if options.health else None,
@@ -237,11 +330,41 @@ def make_board_settings(
             resolved_retention_seconds=options.resolved_retention,
             callback_expiry_seconds=options.callback_expiry,
             output_retention_seconds=options.output_retention,
+            database=options.database or None,
+            tls=_tls_files(options),
+            roles=options.roles,
+            encryption_keys=keys,
+            active_key_label=options.active_key_label or (next(iter(keys)) if len(keys) == 1 else ""),
+            metrics=Address.parse(options.metrics, "metrics") if options.metrics else None,
+            access_log=options.access_log,
+            callback_allow=options.callback_allow,
+            callback_deny=options.callback_deny,
+            callback_system_roots=options.callback_system_roots,
+            event_ring_max=options.event_ring,
+            lease_seconds=options.lease,
+            lease_retry_seconds=options.lease_retry,
         )
         settings.check()
     except SettingError as error:
         raise CommandFailed(str(error), "bulletin board --help", USAGE) from error
     return settings
+
+
+def _tls_files(options: BoardOptions) -> TlsFiles | None:
+    """The board's own certificate and whom it trusts.
+
+    Raises:
+        CommandFailed: some of the three are missing.
+    """
+    from bulletin.trust.files import TlsFiles
+
+    match (options.tls_ca, options.tls_cert, options.tls_key):
+        case (None, None, None):
+            return None
+        case (Path() as ca, Path() as cert, Path() as key):
+            return TlsFiles(ca, cert, key)
+    reason = "--tls-ca, --tls-cert and --tls-key go together: authorities, certificate and key"
+    raise CommandFailed(reason, "give all three, or none for plain HTTP on loopback", USAGE)
 
 
 def make_cell_settings(
@@ -254,14 +377,17 @@ def make_cell_settings(
     """
     import socket
 
-    from bulletin.cell.settings import CellSettings, SettingError, parse_amount
+    from bulletin.cell.settings import CellSettings, SettingError, parse_amount, read_certificate_name
     from bulletin.core import limits
 
     try:
+        is_secure = CellSettings(board_url=board).needs_tls
+        tls = _cell_files(options, is_needed=is_secure)
         settings = CellSettings(
             board_url=board,
+            tls=tls,
             data=data / "cell",
-            cell_id=options.id or socket.gethostname(),
+            cell_id=options.id or (read_certificate_name(tls) if tls and is_secure else socket.gethostname()),
             zone=options.zone,
             memory_mb=parse_amount(options.memory_mb, "memory-mb"),
             disk_mb=parse_amount(options.disk_mb, "disk-mb"),
@@ -278,17 +404,49 @@ def make_cell_settings(
     return settings
 
 
+def _cell_files(options: CellOptions, *, is_needed: bool) -> TlsFiles | None:
+    """The cell's own certificate and whom it trusts; what the environment has of them does no harm to plain HTTP.
+
+    Raises:
+        CommandFailed: some of the three are missing.
+    """
+    from bulletin.trust.files import TlsFiles
+
+    if options.ca is not None and options.cert is not None and options.key is not None:
+        return TlsFiles(options.ca, options.cert, options.key)
+    if is_needed:
+        reason = "https needs --ca, --cert and --key: authorities, certificate and key"
+        raise CommandFailed(reason, "`bulletin certs init` makes them", USAGE)
+    return None
+
+
+#: Options that may hold a secret, and the variables that carry them: every user of a machine sees command lines.
+_SECRET: Final = {"database": "BULLETIN_DATABASE"}
+
+
+def as_environment(options: BoardOptions | CellOptions) -> dict[str, str]:
+    """This process's environment with exactly the secrets among ``options``, for the process that is to have them."""
+    environment = {name: value for name, value in os.environ.items() if name not in _SECRET.values()}
+    for name, variable in _SECRET.items():
+        value = getattr(options, name, "")
+        if value:
+            environment[variable] = value
+    return environment
+
+
 def as_arguments(options: BoardOptions | CellOptions) -> list[str]:
-    """The command line that gives another process the same options; defaults are left out."""
+    """The command line that gives another process the same options; defaults, and what is secret, are left out."""
     arguments: list[str] = []
-    for field in fields(options):
-        value = getattr(options, field.name)
-        assert field.default is not MISSING, "every option has a default"
-        if value == field.default:
+    for option in fields(options):
+        value = getattr(options, option.name)
+        assert option.default is not MISSING, "every option has a default"
+        if value == option.default or option.name in _SECRET:
             continue
-        flag = "--" + field.name.replace("_", "-")
+        flag = "--" + option.name.replace("_", "-")
         if isinstance(value, tuple):
             arguments.extend(f"{flag}={member}" for member in value)
+        elif isinstance(value, bool):
+            arguments.append(flag)
         elif isinstance(value, float):
             arguments.append(f"{flag}={value * 1000:.0f}ms")
         else:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from bulletin.client.aio import AsyncClient
     from bulletin.client.values import OutputLine
     from bulletin.core.definition import TaskDefinition
-    from bulletin.core.model import Task
+    from bulletin.core.model import CallbackAttempt, Task
 
 __all__ = ["app"]
 
@@ -79,20 +79,34 @@ def desire(
 def get(
     guid: Guid, /, *, show_secrets: ShowSecrets = False, json: Json = False, connection: Connection | None = None
 ) -> int:
-    """Show one task with its definition."""
-    from bulletin.cli.rendering import task_value
+    """Show one task with its definition, and the attempts to tell its completion callback."""
+    from bulletin.cli.rendering import attempt_value, task_value
 
-    async def work(client: AsyncClient) -> Task:
-        return await client.task(guid)
+    async def work(client: AsyncClient) -> tuple[Task, list[CallbackAttempt]]:
+        task = await client.task(guid)
+        return task, await _attempts(client, task)
 
-    task = with_client(connection, work)
+    task, attempts = with_client(connection, work)
     if json:
-        printing.print_json(task_value(task, show_secrets=show_secrets))
+        value = task_value(task, show_secrets=show_secrets)
+        printing.print_json({**value, "callback_attempts": [attempt_value(attempt) for attempt in attempts]})
     else:
         from bulletin.cli.panels import print_task
 
-        print_task(task, show_secrets=show_secrets)
+        print_task(task, attempts, show_secrets=show_secrets)
     return OK
+
+
+async def _attempts(client: AsyncClient, task: Task) -> list[CallbackAttempt]:
+    """Those of a task that calls back; none when it is gone by now."""
+    import contextlib
+
+    from bulletin.client.errors import TaskNotFound
+
+    with contextlib.suppress(TaskNotFound):
+        if task.definition.completion_callback_url:
+            return await client.callback_attempts(task.guid)
+    return []
 
 
 @app.command(name="list")

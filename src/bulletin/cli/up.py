@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import Annotated, Final, NoReturn, Self
@@ -30,6 +30,7 @@ from bulletin.cli.serving import (
     InsecurePlainHttp,
     LogLevel,
     as_arguments,
+    as_environment,
     make_board_settings,
     make_cell_settings,
 )
@@ -79,8 +80,12 @@ def up(
     common = [f"--data={data}", f"--log-level={log_level}", *(["--insecure-plain-http"] if insecure_plain_http else [])]
     with Children() as children:
         try:
-            url = children.start("board", [f"--listen={listen}", *common, *as_arguments(board_options)])
-            children.start("cell", [f"--board={url}", *common, *as_arguments(cell_options)])
+            url = children.start(
+                "board", [f"--listen={listen}", *common, *as_arguments(board_options)], as_environment(board_options)
+            )
+            children.start(
+                "cell", [f"--board={url}", *common, *as_arguments(cell_options)], as_environment(cell_options)
+            )
             sys.stdout.write(f"ready {url}\n")
             sys.stdout.flush()
             children.watch()
@@ -148,14 +153,19 @@ class Children:
     def __exit__(self, *_error: object) -> None:
         self._stack.close()
 
-    def start(self, command: str, arguments: Sequence[str]) -> str:
+    def start(self, command: str, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> str:
         """Start ``bulletin COMMAND`` and wait for its ready line. Returns what the line says.
+
+        Args:
+            command: what stands behind ``bulletin``.
+            arguments: what stands behind that.
+            environment: its whole environment; ours when left out.
 
         Raises:
             Stopped: a signal came first.
             ChildEnded: it, or one started before, ended; or it did not become ready in time.
         """
-        child = self._spawn(command, arguments)
+        child = self._spawn(command, arguments, environment)
         deadline = time.monotonic() + self._ready_seconds
         while not child.ready:
             if not self._step(deadline - time.monotonic()):
@@ -227,11 +237,12 @@ class Children:
             child.ready = place
             _pass_on(rest)
 
-    def _spawn(self, command: str, arguments: Sequence[str]) -> _Child:
+    def _spawn(self, command: str, arguments: Sequence[str], environment: Mapping[str, str] | None) -> _Child:
         process = subprocess.Popen(
             [*self._program, command, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
+            env=environment,
             start_new_session=True,
             preexec_fn=_die_with(os.getpid()),  # noqa: PLW1509 - there are no other threads here
         )
