@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +14,7 @@ from hypothesis import HealthCheck, settings
 from support.bulletin import BUSYBOX, BoardProcess, BulletinUp
 from support.leaks import LeakCheck
 from support.ports import free_port
+from support.postgres import PostgresServer, require_postgres
 from support.skips import require_command, require_root
 
 # How long an example takes says how busy the machine is, and nothing about the code.
@@ -69,3 +73,30 @@ def leak_check() -> Iterator[LeakCheck]:
 def unused_port() -> Callable[[], int]:
     """Gives free TCP ports of the loopback."""
     return free_port
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A private PostgreSQL server, shared by the whole session; gone at its end."""
+    require_postgres()
+    # Not below pytest's own directory, which only the user of the test run may enter.
+    directory = Path(tempfile.mkdtemp(prefix="bulletin-postgres-"))
+    directory.chmod(0o755)
+    server = PostgresServer(directory / "server")
+    try:
+        server.start()
+        server_pid = server.pid
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(directory)
+    with pytest.raises(ProcessLookupError):
+        os.kill(server_pid, 0)
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """The URL of a new, empty database."""
+    url = postgres_server.create_database()
+    yield url
+    postgres_server.drop_database(url)

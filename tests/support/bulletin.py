@@ -62,12 +62,14 @@ class BoardProcess:
     Args:
         directory: the board's data and its log go below it.
         options: more options of ``bulletin board``.
+        database: the URL of a PostgreSQL database; empty: SQLite, in a file below the directory.
     """
 
-    def __init__(self, directory: Path, options: Sequence[str] = ()) -> None:
+    def __init__(self, directory: Path, options: Sequence[str] = (), *, database: str = "") -> None:
         self.data = directory / "data"
         self._log = directory / "board.log"
         self._options = list(options)
+        self._database = database
         self._listen = "127.0.0.1:0"
         self._process: ServingProcess | None = None
         #: Every process this board has been, oldest first.
@@ -87,13 +89,19 @@ class BoardProcess:
     def running(self) -> bool:
         return self._process is not None and self._process.running
 
+    def configure(self, *options: str) -> None:
+        """Other options, from the next start on."""
+        self._options = list(options)
+
     def start(self) -> str:
         """Start it; the first start chooses a port and every later one takes the same. Returns the URL."""
         arguments = ["board", "--listen", self._listen, "--data", str(self.data), *self._options]
+        if self._database:
+            arguments += ["--database", self._database]
         self._process = ServingProcess(arguments, self._log)
         self.processes.append(self._process)
         url = self._process.start()
-        self._listen = url.removeprefix("http://")
+        self._listen = url.partition("://")[2]
         return url
 
     def kill(self) -> None:

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"os"
+	"path/filepath"
 	"reflect"
 	"testing"
 	"time"
@@ -27,15 +28,55 @@ var logger = lager.NewLogger("interop")
 // newClient makes a client of the board under test; one attempt a call, so that a broken answer is not hidden by a retry.
 func newClient(t *testing.T) bbs.InternalClient {
 	t.Helper()
-	url := os.Getenv("BULLETIN_BOARD_URL")
-	if url == "" {
-		t.Skip("BULLETIN_BOARD_URL is not set: there is no board to test")
+	return newClientAs(t, "client")
+}
+
+// newClientAs makes a client with the certificate of a role; over plain HTTP every caller has every role.
+func newClientAs(t *testing.T, role string) bbs.InternalClient {
+	t.Helper()
+	return newClientWith(t, boardURL(t), role, 1)
+}
+
+func newClientWith(t *testing.T, url, role string, retries int) bbs.InternalClient {
+	t.Helper()
+	config := bbs.ClientConfig{URL: url, Retries: retries, RequestTimeout: 10 * time.Second}
+	if directory := certificates(); directory != "" {
+		config.IsTLS = true
+		config.CAFile = filepath.Join(directory, "ca.pem")
+		config.CertFile, config.KeyFile = certificateOf(role)
 	}
-	client, err := bbs.NewClientWithConfig(bbs.ClientConfig{URL: url, Retries: 1, RequestTimeout: 10 * time.Second})
+	client, err := bbs.NewClientWithConfig(config)
 	if err != nil {
 		t.Fatalf("make a client of %s: %v", url, err)
 	}
 	return client
+}
+
+func boardURL(t *testing.T) string {
+	t.Helper()
+	url := os.Getenv("BULLETIN_BOARD_URL")
+	if url == "" {
+		t.Skip("BULLETIN_BOARD_URL is not set: there is no board to test")
+	}
+	return url
+}
+
+// certificates is the directory of the certificates; empty when the board speaks plain HTTP.
+func certificates() string {
+	return os.Getenv("BULLETIN_CERTIFICATES")
+}
+
+func certificateOf(role string) (cert, key string) {
+	return filepath.Join(certificates(), role+".pem"), filepath.Join(certificates(), role+".key")
+}
+
+// needTLS skips a test of what only certificates bring.
+func needTLS(t *testing.T) {
+	t.Helper()
+	boardURL(t)
+	if certificates() == "" {
+		t.Skip("BULLETIN_CERTIFICATES is not set: the board speaks plain HTTP")
+	}
 }
 
 // unique makes a name that no other run uses.
