@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # board.sh STEP...: runs measurement steps against a running board with bbsload and appends JSON lines to $OUT.
 #
-# Steps: ping warm desire lifecycle get list events callback rate idle. From the environment:
+# Steps: ping warm desire lifecycle get list events callback rate sweep idle. From the environment:
 #   URL    the board (default http://127.0.0.1:8889); FLAGS, more flags of bbsload (certificates)
 #   PIDS   name=pid,... or name=@pidfile,...: the process trees whose CPU and memory are reported
 #   RESET  a command that removes all tasks (default: bbsload -mode purge)
@@ -84,6 +84,13 @@ step_callback() {
   measured -mode callback -c 4 -rate 100 -n 1500 -label cb-low
   measured -mode callback -c 32 -n 5000 -label cb-load
 }
+# step_sweep: reads at a steady pace while the board, with 50,000 tasks, sweeps them (start it with a short --converge-interval).
+step_sweep() {
+  reset
+  prepared -mode fill -prefix s -c 32 -n 50000 -label fill50k
+  KEEP=1 measured -mode get -prefix s -tasks 50000 -c 4 -rate 500 -n 15000 -label sweep
+  reset
+}
 step_paced() {
   measured -mode desire -c 32 -rate 300 -n 6000 -label desire-300ps
   measured -mode lifecycle -c 32 -rate 60 -n 1200 -label life-60ps
@@ -100,6 +107,7 @@ for step in "$@"; do
     get) fill_for_get; repeat step_get ;;
     list) for n in 1000 10000 50000; do step_list "$n"; done ;;
     rate) repeat step_paced; fill_for_get; repeat step_paced_get ;;
+    sweep) step_sweep ;;
     idle) prepared -mode watch -dur 60s -every 5s -label idle ;;
     *) echo "unknown step $step" >&2; exit 2 ;;
   esac

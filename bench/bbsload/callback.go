@@ -56,7 +56,7 @@ func callback() {
 	rate := *fRate
 	*fRate = 0
 	run(n, cc, cls, func(w int, cl bbs.InternalClient, i int) {
-		if err := cl.DesireTask(logger, "", guid(i), domain(i), def); err != nil {
+		if err := cl.DesireTask(logger, "", guid(i), domain(i), of(def, i)); err != nil {
 			noteErr("desire", err)
 		}
 	})

@@ -90,3 +90,13 @@ func definition(cb string) *models.TaskDefinition {
 		TrustedSystemCertificatesPath: "/etc/somepath",
 	}
 }
+
+// of is def for task i: the same message for all, or with -unique one that differs.
+func of(def *models.TaskDefinition, i int) *models.TaskDefinition {
+	if !*fUnique {
+		return def
+	}
+	own := *def
+	own.Annotation += guid(i)
+	return &own
+}

@@ -59,7 +59,7 @@ func eventsMode() {
 	a, b, done := run(n, *fC, nil, func(w int, cl bbs.InternalClient, i int) {
 		t := time.Now()
 		starts[i].Store(t.UnixNano())
-		err := cl.DesireTask(logger, "", guid(i), domain(i), def)
+		err := cl.DesireTask(logger, "", guid(i), domain(i), of(def, i))
 		L.add(w, time.Since(t))
 		ends[i].Store(time.Now().UnixNano())
 		if err != nil {

@@ -26,7 +26,7 @@ func lifecycle() {
 			var err error
 			switch k {
 			case 0:
-				err = cl.DesireTask(logger, "", g, domain(i), def)
+				err = cl.DesireTask(logger, "", g, domain(i), of(def, i))
 			case 1:
 				var ok bool
 				ok, err = cl.StartTask(logger, "", g, *fCell)

@@ -37,6 +37,7 @@ var (
 	fFailed   = flag.Bool("failed", false, "complete with failed=true")
 	fCell     = flag.String("cell", "cell-1", "cell id for StartTask/CompleteTask")
 	fEnv      = flag.Int("env", 5, "environment variables in the definition")
+	fUnique   = flag.Bool("unique", false, "give every task a definition of its own")
 	fPad      = flag.Int("pad", 0, "extra bytes of annotation in the definition")
 	fSubs     = flag.Int("subs", 1, "events: subscribers")
 	fRate     = flag.Float64("rate", 0, "open loop: operations per second over all workers (0: closed loop)")
@@ -90,7 +91,7 @@ func main() {
 	case "desire", "fill":
 		def := definition("")
 		simple("desire", func(cl bbs.InternalClient, i int) error {
-			return cl.DesireTask(logger, "", guid(i), domain(i), def)
+			return cl.DesireTask(logger, "", guid(i), domain(i), of(def, i))
 		})
 	case "cancel":
 		simple("cancel", func(cl bbs.InternalClient, i int) error { return cl.CancelTask(logger, "", guid(i)) })
