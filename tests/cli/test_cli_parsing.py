@@ -175,3 +175,10 @@ TAG = st.one_of(st.just(""), st.from_regex(r":[A-Za-z0-9_][A-Za-z0-9_.-]{0,9}", 
 def test_the_url_means_what_was_typed(host, components, tag):
     text = host + "/".join(components) + tag
     assert parse_rootfs(parse_image(text)) == parse_reference(text)
+
+
+def test_a_length_of_time_may_be_nothing_where_that_is_asked_for() -> None:
+    assert parse_duration_ms("0s", ms_min=0) == 0
+    assert parse_duration_ms("5ms", ms_min=5) == 5
+    with pytest.raises(ValueError, match="at least 5ms"):
+        parse_duration_ms("4ms", ms_min=5)

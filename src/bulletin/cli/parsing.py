@@ -50,14 +50,14 @@ def parse_size_mb(text: str) -> int:
     return size_mb
 
 
-def parse_duration_ms(text: str) -> int:
+def parse_duration_ms(text: str, *, ms_min: int = 1) -> int:
     """Read a length of time: ``500ms``, ``2s``, ``1m30s``, ``1h``, ``1d``, or a plain number of seconds.
 
     Returns:
-        Milliseconds, more than 0.
+        Milliseconds, ``ms_min`` or more.
 
     Raises:
-        ValueError: it is none, or shorter than a millisecond, or absurdly long.
+        ValueError: it is none, or too short, or absurdly long.
     """
     stripped = text.strip()
     if _PLAIN_SECONDS.fullmatch(stripped):
@@ -68,8 +68,8 @@ def parse_duration_ms(text: str) -> int:
     total = 0
     for whole, fraction, unit in _DURATION_PART.findall(stripped):
         total += int(whole + fraction) * _MILLISECONDS[unit] // _power_of_ten(fraction)
-    if not 0 < total <= _INT64_MAX:
-        msg = f"{text!r} must be at least 1ms" if total == 0 else f"{text!r} is too long"
+    if not ms_min <= total <= _INT64_MAX:
+        msg = f"{text!r} must be at least {ms_min}ms" if total < ms_min else f"{text!r} is too long"
         raise ValueError(msg)
     return total
 

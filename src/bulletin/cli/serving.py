@@ -66,7 +66,8 @@ Examples:
 
 
 def _seconds(text: str) -> float:
-    return parse_duration_ms(text) / 1000
+    # Which of them may be 0 is the settings' to say.
+    return parse_duration_ms(text, ms_min=0) / 1000
 
 
 def _duration(name: str, what: str) -> Parameter:
