@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bulletin.cli.serving import BoardOptions, CellOptions, make_board_settings, make_cell_settings
+from bulletin.cli.board import BoardOptions, make_board_settings
+from bulletin.cli.cell import CellOptions, make_cell_settings
 from bulletin.trust.contexts import client_context
 from bulletin.trust.files import TlsFiles
 

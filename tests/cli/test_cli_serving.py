@@ -12,16 +12,11 @@ from cyclopts import App
 
 from bulletin.board.settings import Address, BoardSettings
 from bulletin.cell.settings import CellSettings
+from bulletin.cli.board import BoardOptions, make_board_settings
+from bulletin.cli.cell import CellOptions, make_cell_settings
 from bulletin.cli.exits import CommandFailed
 from bulletin.cli.run import ContainerOptions, TaskOptions
-from bulletin.cli.serving import (
-    BoardOptions,
-    CellOptions,
-    as_arguments,
-    as_environment,
-    make_board_settings,
-    make_cell_settings,
-)
+from bulletin.cli.serving import as_arguments, as_environment
 from bulletin.trust.files import TlsFiles
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "cli.md").read_text()

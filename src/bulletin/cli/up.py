@@ -22,18 +22,11 @@ from typing import Annotated, Final, NoReturn, Self
 from cyclopts import Parameter
 
 from bulletin.cli import printing
+from bulletin.cli.board import BoardOptions, make_board_settings
+from bulletin.cli.cell import CellOptions, make_cell_settings
 from bulletin.cli.exits import FAILED, OK
 from bulletin.cli.options import DEFAULT_DATA, DataDirectory
-from bulletin.cli.serving import (
-    BoardOptions,
-    CellOptions,
-    InsecurePlainHttp,
-    LogLevel,
-    as_arguments,
-    as_environment,
-    make_board_settings,
-    make_cell_settings,
-)
+from bulletin.cli.serving import InsecurePlainHttp, LogLevel, as_arguments, as_environment
 
 __all__ = ["EPILOGUE", "Children", "up"]
 
