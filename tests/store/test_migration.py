@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import re
 import sqlite3
+import tempfile
 from pathlib import Path
 
+import asyncpg
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
@@ -15,9 +19,10 @@ from sqlalchemy import create_engine
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from bulletin.core.model import Task
+from bulletin.core.model import Definition, Task, TaskState
 from bulletin.store import migration, rows, schema
-from bulletin.store.api import StoreError
+from bulletin.store.api import LeaseHeld, StoreError
+from bulletin.store.postgres import PostgresStore
 from bulletin.store.sealing import PlainSealer
 from bulletin.store.sqlite import SqliteStore
 
@@ -174,13 +179,101 @@ async def test_a_schema_of_a_newer_program_is_refused_and_left_alone(path, clock
     assert statements(path) == before
 
 
-async def test_an_older_schema_is_migrated(path, clock, make_task) -> None:
-    """With one revision there is none older than the newest; a database just before its first stands for it."""
+async def test_an_older_schema_is_migrated_with_what_it_holds(path, clock, make_definition) -> None:
     connection = sqlite3.connect(path)
-    connection.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
+    connection.executescript(_sqlite_of_0001())
+    connection.execute(_INSERT_0001, ("old", b"\x02\x00" + make_definition().encoded))
+    connection.commit()
     connection.close()
-    await open_store(path, clock)
+    store = SqliteStore(path, sealer=PlainSealer(), clock=clock)
+    await store.open()
+    assert [task async for chunk in store.load() for task in chunk] == [_task_0001(make_definition())]
+    await store.close()
     assert version(path) == migration.HEAD
+
+
+async def test_an_older_schema_of_postgresql_is_migrated_with_what_it_holds(postgres_url, make_definition) -> None:
+    connection = await asyncpg.connect(postgres_url)
+    await connection.execute(_render_postgres("0001"))
+    insert = _INSERT_0001.replace("?, ", "$1, ").replace("?)", "$2)")
+    await connection.execute(insert, "old", b"\x02\x00" + make_definition().encoded)
+    store = PostgresStore(postgres_url, sealer=PlainSealer())
+    await store.open()
+    assert [task async for chunk in store.load() for task in chunk] == [_task_0001(make_definition())]
+    await store.close()
+    assert await connection.fetchval("SELECT version_num FROM alembic_version") == migration.HEAD
+    await connection.close()
+
+
+async def test_boards_that_open_an_empty_database_at_once_make_one_schema(postgres_url) -> None:
+    stores = [PostgresStore(postgres_url, sealer=PlainSealer()) for _ in range(4)]
+    await asyncio.gather(*(store.open() for store in stores))
+    lease = await stores[0].acquire("one", 60)
+    with pytest.raises(LeaseHeld):
+        await stores[1].acquire("another", 60)
+    assert lease.epoch == 1
+    for store in stores:
+        await store.close()
+
+
+async def test_a_postgresql_schema_of_a_newer_program_is_refused(postgres_url) -> None:
+    connection = await asyncpg.connect(postgres_url)
+    await connection.execute(migration.FRESH_POSTGRES.read_text())
+    await connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    store = PostgresStore(postgres_url, sealer=PlainSealer())
+    with pytest.raises(StoreError, match="newer than"):
+        await store.open()
+    assert await connection.fetchval("SELECT version_num FROM alembic_version") == "9999"
+    await connection.close()
+
+
+def test_the_scripts_of_empty_databases_are_what_the_migrations_make() -> None:
+    assert migration.FRESH_POSTGRES.read_text() == migration.render_fresh_postgres()
+    assert migration.FRESH_SQLITE.read_text() == migration.render_fresh_sqlite()
+
+
+#: A row as the first revision had it; ``failed`` is false on both databases.
+_INSERT_0001 = """
+INSERT INTO tasks (guid, domain, state, cell_id, created_at, updated_at, first_completed_at, delivered_at, failed,
+                   rejection_count, failure_reason, rejection_reason, result, definition)
+VALUES (?, 'd', 1, '', 7, 8, 0, 0, false, 2, '', 'full', '', ?)
+"""
+
+
+def _task_0001(definition: Definition) -> Task:
+    return Task(
+        "old",
+        "d",
+        definition,
+        TaskState.PENDING,
+        created_at=7,
+        updated_at=8,
+        rejection_count=2,
+        rejection_reason="full",
+    )
+
+
+def _render_postgres(revision: str) -> str:
+    """The statements that make the schema of ``revision`` in an empty database."""
+    config = migration.alembic_config()
+    config.output_buffer = io.StringIO()
+    command.upgrade(config, revision, sql=True)
+    return config.output_buffer.getvalue()
+
+
+def _sqlite_of_0001() -> str:
+    """The same for SQLite, through a file, because its migrations are not rendered offline."""
+    with tempfile.TemporaryDirectory() as directory:
+        engine = create_engine(f"sqlite:///{directory}/first")
+        with engine.begin() as connection:
+            config = migration.alembic_config()
+            config.attributes["connection"] = connection
+            command.upgrade(config, "0001")
+        engine.dispose()
+        made = sqlite3.connect(f"{directory}/first")
+        script = "\n".join(made.iterdump())
+        made.close()
+    return script
 
 
 async def test_the_database_of_something_else_is_refused_and_left_alone(path, clock) -> None:
