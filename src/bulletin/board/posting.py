@@ -1,7 +1,7 @@
 """HTTP/1.1 connections for callbacks, kept for the next one: the small part of a client that callbacks need.
 
 A callback is one small request whose answer matters by its status and, for a redirect, its Location. aiohttp's client
-took more than twice the time of everything else a callback costs, so its parser is used here without it.
+took a third of all that a completion with its callback costs, so its parser is used here without it (docs/adr, 13).
 
 Rules. An answer is known when its header is; the body is thrown away within a bound, and a connection whose body does
 not end within it is closed. A connection carries one request at a time, and is used again only when the whole answer
