@@ -269,6 +269,23 @@ async def test_a_task_deleted_while_it_is_told_is_no_trouble(desk, definition, r
     assert "g" not in desk.writer.tasks
 
 
+@pytest.mark.parametrize("status", [200, 503])
+async def test_what_was_told_of_one_task_is_not_put_down_to_its_successor(desk, definition, receiver, make, status):
+    receiver.hang = asyncio.Event()
+    receiver.statuses = [status]
+    callbacks = make()
+    await completed(desk, definition, receiver.url)
+    callbacks.submit("g")
+    await until(lambda: receiver.bodies)
+    await desk.writer.apply(Delete("g"))
+    await completed(desk, definition, receiver.url)
+    await desk.writer.apply(Resolving("g"))  # by another client
+    receiver.hang.set()
+    await until(lambda: not callbacks._known)
+    successor = desk.writer.tasks["g"]
+    assert (successor.delivered_at, successor.attempts, len(receiver.bodies)) == (0, (), 1)
+
+
 async def test_a_guid_desired_again_during_the_retention_is_not_deleted_with_its_forerunner(
     desk, definition, receiver, make
 ):

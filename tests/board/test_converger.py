@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from structlog.testing import capture_logs
 
 from bulletin.board.cells import Cells
 from bulletin.board.converger import Converger
 from bulletin.board.scheduler import Scheduler
 from bulletin.board.settings import BoardSettings
 from bulletin.core import placement
-from bulletin.core.model import TaskState
-from bulletin.core.operations import Cancel, Deliver, Desire, Resolving, Start
+from bulletin.core.model import CallbackAttempt, TaskState
+from bulletin.core.operations import Cancel, Deliver, Desire, RecordAttempts, Resolving, Start
 from bulletin.store.api import Output
 
 
@@ -68,6 +69,25 @@ async def test_a_running_task_of_a_cell_that_is_not_there_fails(desk, definition
     assert desk.writer.tasks["g"].state is TaskState.RUNNING, "a board this young cannot know"
     await sweep.after(10)
     assert desk.writer.tasks["g"].failure_reason == "cell disappeared before completion"
+
+
+@pytest.mark.parametrize(
+    ("attempts", "last"),
+    [((), "never tried"), ((CallbackAttempt(1, 1, 0, "connection refused"),), "connection refused")],
+)
+async def test_a_callback_that_is_given_up_is_logged_as_an_error(desk, definition, sweep, attempts, last):
+    await desired(desk, definition, completion_callback_url="http://hidden@x/hidden")
+    await desired(desk, definition, "quiet")
+    for guid in ("g", "quiet"):
+        await desk.writer.apply(Cancel(guid))
+    await desk.writer.apply(Resolving("g"))
+    await desk.writer.apply(RecordAttempts("g", attempts))
+    with capture_logs() as lines:
+        await sweep.after(121)
+    assert desk.writer.tasks == {}
+    assert [line for line in lines if line["log_level"] == "error"] == [
+        {"event": "callback.expired", "log_level": "error", "task_guid": "g", "attempts": len(attempts), "last": last}
+    ]
 
 
 async def test_a_forgotten_callback_is_found_again(desk, definition, sweep):

@@ -232,6 +232,41 @@ def test_the_scripts_of_empty_databases_are_what_the_migrations_make() -> None:
     assert migration.FRESH_SQLITE.read_text() == migration.render_fresh_sqlite()
 
 
+#: What a column, a constraint, an index and a table of the schema $1 are, in words.
+_CATALOG = """
+SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull::text, l.collname::text,
+       pg_get_expr(d.adbin, d.adrelid)
+FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+LEFT JOIN pg_collation l ON l.oid = a.attcollation LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
+WHERE n.nspname = $1 AND a.attnum > 0 AND c.relkind IN ('r', 'i')
+UNION ALL
+SELECT c.relname, 'with', array_to_string(c.reloptions, ','), '', '', ''
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1
+UNION ALL
+SELECT r.relname, o.conname, pg_get_constraintdef(o.oid), '', '', ''
+FROM pg_constraint o JOIN pg_namespace n ON n.oid = o.connamespace JOIN pg_class r ON r.oid = o.conrelid
+WHERE n.nspname = $1
+"""
+
+
+async def test_postgresql_gets_the_schema_from_the_migrations(postgres_url) -> None:
+    dialect = postgresql.dialect()
+    described = [str(CreateTable(table).compile(dialect=dialect)) for table in schema.metadata.sorted_tables]
+    for table in schema.metadata.sorted_tables:
+        described += [str(CreateIndex(index).compile(dialect=dialect)) for index in table.indexes]
+    connection = await asyncpg.connect(postgres_url)
+    found = {}
+    for name, script in (("migrated", migration.FRESH_POSTGRES.read_text()), ("described", ";".join(described))):
+        await connection.execute(f"CREATE SCHEMA {name}; SET search_path = {name}")
+        await connection.execute(script)
+        rows_of = await connection.fetch(_CATALOG, name)
+        found[name] = {tuple(row) for row in rows_of if not row[0].startswith("alembic_version")}
+    await connection.close()
+    assert found["migrated"] == found["described"]
+    assert ("tasks", "with", "fillfactor=50", "", "", "") in found["migrated"]
+    assert len(found["migrated"]) > 40
+
+
 #: A row as the first revision had it; ``failed`` is false on both databases.
 _INSERT_0001 = """
 INSERT INTO tasks (guid, domain, state, cell_id, created_at, updated_at, first_completed_at, delivered_at, failed,

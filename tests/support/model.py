@@ -175,6 +175,8 @@ def _apply(task: ModelTask | None, call: Call, now: Time, retries: int) -> tuple
     if len(call.guid) > IDENTIFIER_MAX or len(call.domain) > IDENTIFIER_MAX:
         return task, BAD_REQUEST
     if call.name == "desire":
+        if "\0" in call.domain:
+            return task, NUL  # the statement cannot even be sent, whoever has the guid
         if task is not None and task.told_at is None:
             return task, EXISTS
         assert call.definition is not None
@@ -321,14 +323,20 @@ class Model:
 
     def told(self, guid: str, now: int) -> None:
         """An attempt ended with a status other than 503 and 504: the task goes after its retention."""
-        told, task = self.telling.pop(guid), self.tasks.get(guid)
-        # Deleted meanwhile, and perhaps desired again: that one was not told.
-        if task is None or task.created_at != told.created_at or task.state != "Resolving":
+        is_there = self.is_being_told(guid)
+        del self.telling[guid]
+        if not is_there:
             return
+        task = self.tasks[guid]
         if self.policy.resolved_retention == 0:
             self._put(task, None)
         else:
             self.tasks[guid] = replace(task, told_at=now)
+
+    def is_being_told(self, guid: str) -> bool:
+        """Whether the task that is told is still there: deleted meanwhile, and perhaps desired again, it is not."""
+        told, task = self.telling[guid], self.tasks.get(guid)
+        return task is not None and task.created_at == told.created_at and task.state == "Resolving"
 
     def left(self, guid: str) -> None:
         """The attempts ended without one that counts: it stays Resolving until convergence comes."""

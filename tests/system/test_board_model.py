@@ -312,7 +312,12 @@ class BoardMachine(RuleBasedStateMachine):
             self.arrive(guid)
             again = self.sink.of(guid)[-1]
             assert again.method == ("POST" if reply.status == 307 and told.method == "POST" else "GET")
-        elif reply.status in (503, 504) and self.attempts[guid] < 3 and self.is_in_time(guid):
+        elif (
+            reply.status in (503, 504)
+            and self.attempts[guid] < 3
+            and self.is_in_time(guid)
+            and self.model.is_being_told(guid)  # who deletes a task that is being told wants to hear no more of it
+        ):
             self.attempts[guid] += 1
             self.arrive(guid)
         elif reply.status in (0, 503, 504):

@@ -63,6 +63,9 @@ tasks = Table(
     Column("definition", LargeBinary, nullable=False),
     #: JSON, see ``rows.encode_attempts``; empty when there were none.
     Column("attempts", Text, nullable=False, server_default=text("''")),
+    # Room in each page for the next form of its rows: a change then stays in the page and leaves the index alone,
+    # which takes PostgreSQL two thirds of the time, and the table grows less.
+    postgresql_with={"fillfactor": 50},
 )
 
 #: Freshness of domains; ``expires_at`` is the greatest BIGINT for one that never ends.

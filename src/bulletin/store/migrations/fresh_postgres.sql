@@ -21,7 +21,8 @@ CREATE TABLE tasks (
     result TEXT NOT NULL,
     definition BYTEA NOT NULL,
     CONSTRAINT pk_tasks PRIMARY KEY (guid)
-);
+)
+ WITH (fillfactor = 50);
 
 CREATE TABLE domains (
     domain TEXT NOT NULL,

@@ -30,6 +30,7 @@ def upgrade() -> None:
         sa.Column("result", sa.Text(), nullable=False),
         sa.Column("definition", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("guid", name="pk_tasks"),
+        postgresql_with={"fillfactor": 50},
     )
     op.create_table(
         "domains",
